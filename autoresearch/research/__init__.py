@@ -1,0 +1,1 @@
+"""The loop: propose, gate, train, score, decide, record."""

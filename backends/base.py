@@ -1,0 +1,78 @@
+"""The Backend contract: what the harness needs of a device, and nothing a candidate may change."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backends.recipe import Recipe
+
+State = Any  # weights, optimizer moments and step count of one run; opaque outside its backend
+
+
+@dataclass(frozen=True)
+class Device:
+    name: str  # as the maker calls it
+    memory_bytes: int  # what a process may use at most
+    precisions: tuple[str, ...]  # the first is what precision = "auto" means
+
+
+class Backend(ABC):
+    name: str  # "mlx", "cuda" or "cpu"
+
+    @abstractmethod
+    def device(self) -> Device: ...
+
+    @abstractmethod
+    def init(self, recipe: Recipe, vocab: int, weights: dict[str, np.ndarray]) -> State:
+        """A fresh run from float32 weights named and shaped by the parameter table."""
+
+    @abstractmethod
+    def step(self, state: State, tokens_BT1: np.ndarray, progress: float) -> Any:
+        """One optimizer step in place on int32 (B, T+1) tokens; progress in [0, 1] of the budget.
+        Returns the mean training loss in nats per token, a device scalar that `float()` waits for."""
+
+    @abstractmethod
+    def logits(self, state: State, tokens_BT: np.ndarray) -> np.ndarray:
+        """float32 (B, T, V) of the weights that `weights` returns."""
+
+    @abstractmethod
+    def loss(self, state: State, tokens_BT1: np.ndarray) -> float:
+        """Mean cross-entropy in nats per token of `logits`, without updating."""
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Block until queued work is done."""
+
+    @abstractmethod
+    def weights(self, state: State) -> dict[str, np.ndarray]:
+        """float32 weights to score and save: an average, if the candidate keeps one."""
+
+    @abstractmethod
+    def peak_memory_bytes(self) -> int: ...
+
+    @abstractmethod
+    def diagnostics(self, state: State, tokens_BT1: np.ndarray) -> dict[str, float]:
+        """Untimed facts about a state: root-mean-square of weights and gradients per role."""
+
+    @abstractmethod
+    def matmul_flops(self, precision: str, seconds: float) -> float:
+        """FLOP/s of a large square matrix product on this device: the ceiling of utilisation."""
+
+
+def resolve_precision(requested: str, device: Device) -> str:
+    """The precision that runs. Raises ValueError where the device can't do the one asked for."""
+    if requested == "auto":
+        return device.precisions[0]
+    if requested not in device.precisions:
+        raise ValueError(f"runtime.precision = {requested!r}: {device.name} offers {', '.join(device.precisions)}")
+    return requested
+
+
+def micro_batches(recipe: Recipe, tokens_BT1: np.ndarray) -> np.ndarray:
+    """(B, T+1) -> (B / micro_rows, micro_rows, T+1); one micro-batch where B is not the recipe's."""
+    rows = recipe.micro_rows if len(tokens_BT1) % recipe.micro_rows == 0 else len(tokens_BT1)
+    return tokens_BT1.reshape(-1, rows, tokens_BT1.shape[1])

@@ -1,0 +1,1 @@
+"""The candidate: all that a researcher may change, and nothing else may be."""

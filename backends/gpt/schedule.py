@@ -1,0 +1,54 @@
+"""Schedules: progress in [0, 1] of the budget -> the numbers the update rule needs at that step.
+
+Plain floats, computed in NumPy-free Python for every backend alike. Learning rates arrive at the
+optimizers final: base rate x width scaling x schedule.
+"""
+
+from __future__ import annotations
+
+from backends.recipe import Recipe
+
+
+def lr_multiplier(recipe: Recipe, progress: float) -> float:
+    """Trapezoid: linear warm-up, flat, linear warm-down to final_lr_frac."""
+    s = recipe.schedule
+    if progress < s.warmup_frac:
+        return progress / s.warmup_frac
+    if progress <= 1 - s.warmdown_frac:
+        return 1.0
+    left = max(0.0, 1 - progress) / s.warmdown_frac
+    return left + (1 - left) * s.final_lr_frac
+
+
+def muon_momentum(recipe: Recipe, progress: float) -> float:
+    s = recipe.schedule
+    risen = min(1.0, progress / s.momentum_warmup_frac) if s.momentum_warmup_frac else 1.0
+    return (1 - risen) * s.momentum_start + risen * recipe.optim.muon_momentum
+
+
+def hyper(recipe: Recipe, progress: float, step: int) -> dict[str, float]:
+    """Every number of one update; `step` counts from 1. The names are the optimizers' contract."""
+    o = recipe.optim
+    lr = lr_multiplier(recipe, progress)
+    adam_lr = lr * (recipe.model.width / 768) ** -0.5
+    return {
+        "matrix_lr": lr * o.matrix_lr,
+        "embedding_lr": adam_lr * o.embedding_lr,
+        "value_embedding_lr": adam_lr * o.value_embedding_lr,
+        "unembedding_lr": adam_lr * o.unembedding_lr,
+        "input_lambda_lr": lr * o.scalar_lr,
+        "resid_lambda_lr": lr * o.scalar_lr * 0.01,  # they multiply the whole stream; large steps diverge
+        "matrix_decay": o.matrix_decay * (1 - progress),
+        "embedding_decay": o.embedding_decay,
+        "value_embedding_decay": o.value_embedding_decay,
+        "unembedding_decay": o.unembedding_decay,
+        "momentum": muon_momentum(recipe, progress),
+        "muon_beta2": o.muon_beta2,
+        "beta1": o.adam_beta1,
+        "beta2": o.adam_beta2,
+        "eps": o.adam_eps,
+        "bias1": 1 - o.adam_beta1**step,
+        "bias2": 1 - o.adam_beta2**step,
+        "input_beta1": 0.96,  # few numbers, noisy gradients: average them longer
+        "input_bias1": 1 - 0.96**step,
+    }

@@ -1,0 +1,297 @@
+"""Recipe: everything numeric or categorical that defines a training run.
+
+    Key         what one entry may be: type, range or choices, scale, meaning
+    Recipe      the schema as frozen dataclasses, one per TOML table
+    parse       TOML text -> Recipe, or RecipeError naming key, value, what is allowed
+    edit        TOML text + {"table.key": value} -> TOML text, comments kept
+
+The schema is data (`keys()`): the optimizer's search ranges and the tools that a language
+model sees are generated from it. `[extra]` is the candidate's own: any numbers its code reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+
+class RecipeError(ValueError):
+    """A recipe that can't be run; `problems` has one sentence for each fault."""
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        super().__init__("; ".join(problems))
+
+
+@dataclass(frozen=True)
+class Key:
+    """What one recipe entry may be. `log`: sensible steps are factors, not differences."""
+
+    name: str
+    type: type
+    default: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    log: bool = False
+
+    def allowed(self) -> str:
+        if self.type is bool:
+            return "true or false"
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.type is str:
+            return "a text"
+        kind = "a whole number" if self.type is int else "a number"
+        return f"{kind} from {self.low:g} to {self.high:g}"
+
+    def check(self, value: Any) -> str | None:
+        """The fault of a value in one sentence, or None."""
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        right_type = {
+            bool: isinstance(value, bool),
+            str: isinstance(value, str),
+            int: isinstance(value, int) and not isinstance(value, bool),
+            float: is_number,
+        }[self.type]
+        if right_type and self.choices:
+            right_type = value in self.choices
+        if right_type and self.low is not None:
+            # An int too large for a float compares fine; NaN fails both comparisons.
+            right_type = bool(self.low <= value <= self.high)
+        return None if right_type else f"{self.name} = {_show(value)}: must be {self.allowed()}"
+
+
+def _key(default: Any, help: str, low: float | None = None, high: float | None = None,
+         choices: tuple[str, ...] = (), log: bool = False) -> Any:
+    return field(default=default, metadata=dict(help=help, low=low, high=high, choices=choices, log=log))
+
+
+@dataclass(frozen=True)
+class Data:
+    tokenizer: str = _key("bpe-2048", "name of a prepared tokenizer: byte, or bpe-<vocabulary size>")
+
+
+@dataclass(frozen=True)
+class Model:
+    depth: int = _key(4, "transformer blocks", 1, 48)
+    width: int = _key(256, "channels of the residual stream", 16, 8192, log=True)
+    head_dim: int = _key(64, "channels of one attention head", 8, 256, log=True)
+    kv_heads: int = _key(0, "key and value heads shared by groups of query heads; 0: as many as query heads", 0, 256)
+    seq_len: int = _key(256, "training context, tokens", 16, 65536, log=True)
+    mlp_ratio: float = _key(4.0, "MLP width over model width", 0.25, 16.0, log=True)
+    window_pattern: str = _key("L", "per block, repeated: L attends to seq_len tokens, S to short_window_frac of it")
+    short_window_frac: float = _key(0.5, "length of an S window over seq_len", 0.01, 1.0, log=True)
+    rope_base: float = _key(10000.0, "base of the rotary frequencies", 10.0, 1e7, log=True)
+    qk_scale: float = _key(1.0, "multiplies the attention logits of RMS-normalised queries and keys", 0.1, 10.0, log=True)
+    softcap: float = _key(15.0, "logits are softcap * tanh(logits / softcap); 0 turns it off", 0.0, 1000.0)
+    value_embeds: str = _key("alternate", "blocks that mix a gated value embedding into attention",
+                             choices=("none", "alternate", "all"))
+    value_gate_channels: int = _key(32, "residual channels that the value gate reads", 1, 8192, log=True)
+
+
+@dataclass(frozen=True)
+class Init:
+    embedding_std: float = _key(1.0, "normal; token embedding", 1e-4, 10.0, log=True)
+    unembedding_std: float = _key(0.001, "normal; output head", 1e-6, 1.0, log=True)
+    matrix_scale: float = _key(1.0, "uniform in ±sqrt(3) * scale / sqrt(fan_in); projections into blocks", 0.01, 10.0, log=True)
+    input_lambda: float = _key(0.1, "weight of the embedded input added before every block", -2.0, 2.0)
+
+
+@dataclass(frozen=True)
+class Optim:
+    matrix_lr: float = _key(0.04, "Muon; matrices inside blocks", 1e-5, 1.0, log=True)
+    embedding_lr: float = _key(0.6, "AdamW at width 768, scaled by (width / 768)^-0.5; token embedding", 1e-5, 10.0, log=True)
+    value_embedding_lr: float = _key(0.6, "AdamW, scaled alike; value embeddings", 1e-5, 10.0, log=True)
+    unembedding_lr: float = _key(0.004, "AdamW, scaled alike; output head", 1e-6, 1.0, log=True)
+    scalar_lr: float = _key(0.5, "AdamW; input lambdas (residual lambdas take a hundredth)", 1e-5, 10.0, log=True)
+    matrix_decay: float = _key(0.2, "cautious weight decay of matrices", 0.0, 10.0)
+    embedding_decay: float = _key(0.0, "decoupled weight decay of the token embedding", 0.0, 10.0)
+    value_embedding_decay: float = _key(0.0, "decoupled weight decay of the value embeddings", 0.0, 10.0)
+    unembedding_decay: float = _key(0.0, "decoupled weight decay of the output head", 0.0, 10.0)
+    adam_beta1: float = _key(0.8, "AdamW first-moment decay", 0.0, 0.999)
+    adam_beta2: float = _key(0.95, "AdamW second-moment decay", 0.0, 0.99999)
+    adam_eps: float = _key(1e-10, "AdamW epsilon", 1e-15, 1e-2, log=True)
+    muon_momentum: float = _key(0.95, "Muon Nesterov momentum after its warm-up", 0.0, 0.999)
+    muon_beta2: float = _key(0.95, "decay of Muon's second moment per row or column", 0.0, 0.99999)
+    muon_steps: int = _key(5, "polar-express iterations", 1, 5)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    warmup_frac: float = _key(0.0, "share of the budget over which learning rates rise from 0", 0.0, 1.0)
+    warmdown_frac: float = _key(0.5, "share of the budget over which learning rates fall at the end", 0.0, 1.0)
+    final_lr_frac: float = _key(0.0, "learning rates at the end over their peak", 0.0, 1.0)
+    momentum_start: float = _key(0.85, "Muon momentum at the start", 0.0, 0.999)
+    momentum_warmup_frac: float = _key(0.3, "share of the budget over which momentum rises", 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    tokens_per_step: int = _key(8192, "tokens in one optimizer step", 16, 2**24, log=True)
+    micro_rows: int = _key(0, "rows of seq_len tokens in one forward pass, gradients accumulated; 0: all at once", 0, 65536)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    precision: str = _key("auto", "arithmetic of forward and backward; master weights stay float32",
+                          choices=("auto", "float32", "bfloat16"))
+    compile: bool = _key(True, "compile the whole training step")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. Build it with `parse`, change it with `replace`; both check every rule."""
+
+    data: Data = Data()
+    model: Model = Model()
+    init: Init = Init()
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    batch: Batch = Batch()
+    runtime: Runtime = Runtime()
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+    def flat(self) -> dict[str, Any]:
+        """{"table.key": value} over the whole recipe, `extra.*` last."""
+        flat = {k.name: getattr(getattr(self, k.name.split(".")[0]), k.name.split(".")[1]) for k in keys()}
+        return flat | {f"extra.{name}": value for name, value in self.extra.items()}
+
+    def replace(self, changes: Mapping[str, Any]) -> Recipe:
+        """The recipe with {"table.key": value} applied; RecipeError where the result is not valid."""
+        tables: dict[str, dict[str, Any]] = {}
+        for name, value in (self.flat() | dict(changes)).items():
+            table, _, key = name.partition(".")
+            tables.setdefault(table, {})[key] = value
+        return _build(tables)
+
+    def digest(self) -> str:
+        """Equal for equal runs, however the file was written."""
+        canonical = "\n".join(f"{k}={v!r}" for k, v in sorted(self.flat().items()))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.batch.tokens_per_step // self.model.seq_len
+
+    @property
+    def micro_rows(self) -> int:
+        return self.batch.micro_rows or self.rows_per_step
+
+
+TABLES: dict[str, type] = {f.name: f.default.__class__ for f in dataclasses.fields(Recipe) if f.name != "extra"}
+_TYPES = {"int": int, "float": float, "str": str, "bool": bool}
+
+
+def keys() -> list[Key]:
+    """The whole schema in file order."""
+    return [Key(f"{table}.{f.name}", _TYPES[str(f.type)], f.default, **f.metadata)
+            for table, cls in TABLES.items() for f in dataclasses.fields(cls)]
+
+
+def parse(text: str) -> Recipe:
+    """Recipe from TOML text. Keys left out take their defaults. Raises RecipeError."""
+    try:
+        return _build(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, RecursionError) as e:
+        raise RecipeError([f"not valid TOML: {e}"]) from None
+
+
+def load(path: Path) -> Recipe:
+    """`parse` of a file. Raises RecipeError, with the path, for anything wrong with it."""
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise RecipeError([f"{path}: {e.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise RecipeError([f"{path}: not UTF-8 text"]) from None
+    except RecipeError as e:
+        raise RecipeError([f"{path}: {p}" for p in e.problems]) from None
+
+
+def edit(text: str, changes: Mapping[str, Any]) -> str:
+    """TOML text with {"table.key": value} set in place; comments and order are kept."""
+    parse(text).replace(changes)
+    document = tomlkit.parse(text)
+    for name, value in changes.items():
+        table, _, key = name.partition(".")
+        document.setdefault(table, tomlkit.table())[key] = value
+    return tomlkit.dumps(document)
+
+
+def _build(tables: Mapping[str, Any]) -> Recipe:
+    problems: list[str] = []
+    schema = {k.name: k for k in keys()}
+    known: dict[str, dict[str, Any]] = {}
+    for table, entries in tables.items():
+        if table != "extra" and table not in TABLES:
+            problems.append(f"[{_show(table)}]: no such table{_nearest(table, [*TABLES, 'extra'])}")
+        elif not isinstance(entries, Mapping):
+            problems.append(f"{table} = {_show(entries)}: must be a table, [{table}]")
+        elif table == "extra":
+            problems += [f"extra.{k} = {_show(v)}: must be a finite number" for k, v in entries.items() if not _finite(v)]
+            known["extra"] = dict(entries)
+        else:
+            for key, value in entries.items():
+                name = f"{table}.{key}"
+                if name not in schema:
+                    problems.append(f"{_show(name)}: no such key{_nearest(name, list(schema))}")
+                elif fault := schema[name].check(value):
+                    problems.append(fault)
+                else:
+                    known.setdefault(table, {})[key] = float(value) if schema[name].type is float else value
+    if problems:
+        raise RecipeError(problems)
+    recipe = Recipe(**{t: cls(**known.get(t, {})) for t, cls in TABLES.items()}, extra=known.get("extra", {}))
+    if problems := _conflicts(recipe):
+        raise RecipeError(problems)
+    return recipe
+
+
+def _conflicts(r: Recipe) -> list[str]:
+    """Keys that are valid alone and not together."""
+    m, b, s = r.model, r.batch, r.schedule
+    found = []
+    if m.width % m.head_dim:
+        found.append(f"model.width = {m.width}: must be a multiple of model.head_dim = {m.head_dim}")
+    elif m.kv_heads and (m.width // m.head_dim) % m.kv_heads:
+        found.append(f"model.kv_heads = {m.kv_heads}: must divide the {m.width // m.head_dim} query heads")
+    if m.head_dim % 2:
+        found.append(f"model.head_dim = {m.head_dim}: must be even, rotary positions turn pairs of channels")
+    if not m.window_pattern or set(m.window_pattern) - set("SL"):
+        found.append(f"model.window_pattern = {m.window_pattern!r}: must be letters S and L, such as 'SSSL'")
+    if m.value_gate_channels > m.width:
+        found.append(f"model.value_gate_channels = {m.value_gate_channels}: must be at most model.width = {m.width}")
+    if b.tokens_per_step % m.seq_len:
+        found.append(f"batch.tokens_per_step = {b.tokens_per_step}: must be a multiple of model.seq_len = {m.seq_len}")
+    elif b.micro_rows and r.rows_per_step % b.micro_rows:
+        found.append(f"batch.micro_rows = {b.micro_rows}: must divide the {r.rows_per_step} rows of one step")
+    if s.warmup_frac + s.warmdown_frac > 1:
+        found.append(f"schedule.warmup_frac + warmdown_frac = {s.warmup_frac + s.warmdown_frac:g}: must be at most 1")
+    return found
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -41,6 +41,7 @@ class TorchBackend(Backend):
                                "`--backend cpu` trains on the processor")
         self.name = name
         self._device = torch.device(name)
+        self._steps: dict[tuple[str, int], Callable[..., Tensor]] = {}
         if name == "cpu":
             _keep_freed_memory()
 
@@ -58,10 +59,11 @@ class TorchBackend(Backend):
         roles = params.roles(spec)
         dtype = DTYPES[resolve_precision(recipe.runtime.precision, self.device())]
         ours = {k: torch.tensor(v, dtype=torch.float32, device=self._device) for k, v in weights.items()}
-        step = whole_step(spec, roles, recipe.optim.muon_steps, dtype)
-        if recipe.runtime.compile:
-            step = torch.compile(step, dynamic=False, fullgraph=True)
-        return TorchState(recipe, spec, ours, torch_optim.init(ours, roles), roles, dtype, 0, step)
+        key = (recipe.digest(), vocab)  # a second run of one recipe reuses the compiled step
+        if key not in self._steps:
+            step = whole_step(spec, roles, recipe.optim.muon_steps, dtype)
+            self._steps[key] = torch.compile(step, dynamic=False, fullgraph=True) if recipe.runtime.compile else step
+        return TorchState(recipe, spec, ours, torch_optim.init(ours, roles), roles, dtype, 0, self._steps[key])
 
     def step(self, state: TorchState, tokens_BT1: np.ndarray, progress: float) -> Tensor:
         state.steps += 1

@@ -7,7 +7,9 @@ recipe and a seed start the same run everywhere.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +53,15 @@ def table(spec: GPTSpec) -> list[Param]:
 
 def roles(spec: GPTSpec) -> dict[str, str]:
     return {p.name: p.role for p in table(spec)}
+
+
+def muon_groups(weights: Mapping[str, Any], roles: Mapping[str, str]) -> dict[tuple[int, ...], list[str]]:
+    """Names of the matrices by shape: those of one shape are updated as one stack."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, w in weights.items():
+        if roles[name] == "matrix":
+            groups.setdefault(tuple(w.shape), []).append(name)
+    return groups
 
 
 def initial(recipe: Recipe, spec: GPTSpec, rng: np.random.Generator) -> dict[str, np.ndarray]:

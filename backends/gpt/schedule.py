@@ -8,6 +8,16 @@ from __future__ import annotations
 
 from backends.recipe import Recipe
 
+# Coefficients of the polar express (arXiv 2505.16932) for five iterations: (a, b, c) of
+# X <- a X + b (X Xᵀ) X + c (X Xᵀ)² X, which drives every singular value of X towards 1.
+POLAR_EXPRESS = [
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+]
+
 
 def lr_multiplier(recipe: Recipe, progress: float) -> float:
     """Trapezoid: linear warm-up, flat, linear warm-down to final_lr_frac."""

@@ -34,22 +34,26 @@ def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)
 
 
-def causal_attention(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, window: int, spec: GPTSpec) -> Tensor:
-    """Softmax attention over the last `window` tokens, (B, T, H*D)."""
+def window_mask(T: int, window: int, like: Tensor) -> Tensor | None:
+    """True where a token may look: at itself and the `window - 1` before it. None: plain causal."""
+    if window >= T:
+        return None
+    age_TT = torch.arange(T, device=like.device)[:, None] - torch.arange(T, device=like.device)[None]
+    return (age_TT >= 0) & (age_TT < window)
+
+
+def causal_attention(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, mask_TT: Tensor | None, spec: GPTSpec) -> Tensor:
+    """Softmax attention to the tokens that the mask allows, (B, T, H*D)."""
     B, T = q_BTHD.shape[:2]
     q, k, v = (x.transpose(1, 2) for x in (q_BTHD, k_BTKD, v_BTKD))
-    mask = None
-    if window < T:
-        age = torch.arange(T, device=q.device)[:, None] - torch.arange(T, device=q.device)[None]
-        mask = (age >= 0) & (age < window)
     y_BHTD = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None,
+        q, k, v, attn_mask=mask_TT, is_causal=mask_TT is None,
         scale=spec.qk_scale / spec.head_dim**0.5, enable_gqa=spec.kv_heads != spec.heads,
     )
     return y_BHTD.transpose(1, 2).reshape(B, T, -1)
 
 
-def attention(w: Weights, block: str, x_BTC: Tensor, tokens_BT: Tensor, window: int,
+def attention(w: Weights, block: str, x_BTC: Tensor, tokens_BT: Tensor, mask_TT: Tensor | None,
               cos: Tensor, sin: Tensor, spec: GPTSpec) -> Tensor:
     B, T, _ = x_BTC.shape
     q = F.linear(x_BTC, w[f"{block}.attn.q_proj.weight"]).view(B, T, spec.heads, spec.head_dim)
@@ -61,7 +65,7 @@ def attention(w: Weights, block: str, x_BTC: Tensor, tokens_BT: Tensor, window: 
         gate_BTK = 2 * torch.sigmoid(F.linear(x_BTC[..., : spec.value_gate_channels], w[f"{block}.attn.value_gate.weight"]))
         v = v + gate_BTK[..., None] * value
     q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))  # QK-norm (arXiv 2010.04245)
-    return F.linear(causal_attention(q, k, v, window, spec), w[f"{block}.attn.o_proj.weight"])
+    return F.linear(causal_attention(q, k, v, mask_TT, spec), w[f"{block}.attn.o_proj.weight"])
 
 
 def mlp(w: Weights, block: str, x_BTC: Tensor) -> Tensor:
@@ -72,12 +76,14 @@ def mlp(w: Weights, block: str, x_BTC: Tensor) -> Tensor:
 
 def hidden(w: Weights, tokens_BT: Tensor, spec: GPTSpec) -> Tensor:
     """Final normalised residual stream, (B, T, C)."""
+    T = tokens_BT.shape[1]
     x = norm(F.embedding(tokens_BT, w["embed.weight"]))
-    x0, (cos, sin) = x, rotary(tokens_BT.shape[1], spec, x)
+    x0, (cos, sin) = x, rotary(T, spec, x)
+    masks = {window: window_mask(T, window, x) for window in set(spec.windows)}
     for i in range(spec.depth):
         block = f"blocks.{i}"
         x = w["resid_lambdas"][i] * x + w["input_lambdas"][i] * x0
-        x = x + attention(w, block, norm(x), tokens_BT, spec.windows[i], cos, sin, spec)
+        x = x + attention(w, block, norm(x), tokens_BT, masks[spec.windows[i]], cos, sin, spec)
         x = x + mlp(w, block, norm(x))
     return norm(x)
 

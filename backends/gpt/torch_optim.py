@@ -8,26 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Coefficients of the polar express (arXiv 2505.16932) for five iterations: (a, b, c) of
-# X <- a X + b (X Xᵀ) X + c (X Xᵀ)² X, which drives every singular value of X towards 1.
-POLAR_EXPRESS = [
-    (8.156554524902461, -22.48329292557795, 15.878769915207462),
-    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
-    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
-    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
-    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
-]
+from backends.gpt.params import muon_groups
+from backends.gpt.schedule import POLAR_EXPRESS
 
 State = dict[str, Tensor]
-
-
-def muon_groups(weights: dict[str, Tensor], roles: dict[str, str]) -> dict[tuple[int, ...], list[str]]:
-    """Matrices of one shape are updated as one stack."""
-    groups: dict[tuple[int, ...], list[str]] = {}
-    for name, w in weights.items():
-        if roles[name] == "matrix":
-            groups.setdefault(tuple(w.shape), []).append(name)
-    return groups
 
 
 def init(weights: dict[str, Tensor], roles: dict[str, str]) -> State:
@@ -57,8 +41,7 @@ def adamw(w: Tensor, g: Tensor, m: Tensor, v: Tensor, h: dict[str, Tensor], role
 def orthogonalise(x: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     """The nearest semi-orthogonal matrices of a stack, by the polar express in `dtype`."""
     tall = x.shape[-2] > x.shape[-1]
-    x = x.to(dtype)
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-6)).to(dtype)
     x = x.mT if tall else x
     for a, b, c in POLAR_EXPRESS[:steps]:
         gram = x @ x.mT

@@ -1,0 +1,150 @@
+"""MLX on Apple Silicon, or on a Linux processor, where it is the witness that keeps the torch code honest."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from backends.base import Backend, Device, micro_batches, resolve_precision
+from backends.gpt import mlx_model, mlx_optim, params, schedule
+from backends.recipe import Recipe
+from backends.spec import GPTSpec
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
+Arrays = dict[str, mx.array]
+Step = Callable[[Arrays, Arrays, mx.array, mx.array], tuple[mx.array, Arrays, Arrays]]
+
+
+@dataclass
+class MLXState:
+    recipe: Recipe
+    spec: GPTSpec
+    weights: Arrays
+    moments: Arrays
+    roles: dict[str, str]
+    dtype: mx.Dtype
+    steps: int
+    train_step: Step
+
+
+class MLXBackend(Backend):
+    name = "mlx"
+
+    def __init__(self) -> None:
+        self._steps: dict[tuple[str, int], Step] = {}
+
+    def device(self) -> Device:
+        info = mx.device_info()
+        if platform.system() != "Darwin":
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            return Device(str(info["device_name"]), memory, ("float32", "bfloat16"))
+        # What Metal keeps resident at full speed; the rest of the unified memory belongs to the system.
+        # bf16 halves the traffic on every chip. M1 and M2 have no faster bf16 products, so whether it
+        # wins there is for the probe to measure.
+        return Device(str(info["device_name"]), int(info["max_recommended_working_set_size"]), ("bfloat16", "float32"))
+
+    def init(self, recipe: Recipe, vocab: int, weights: dict[str, np.ndarray]) -> MLXState:
+        spec = GPTSpec.of(recipe, vocab)
+        roles = params.roles(spec)
+        dtype = DTYPES[resolve_precision(recipe.runtime.precision, self.device())]
+        ours = {k: mx.array(np.asarray(v, np.float32)) for k, v in weights.items()}
+        moments = mlx_optim.init(ours, roles)
+        mx.eval(ours, moments)
+        key = (recipe.digest(), vocab)  # a second run of one recipe reuses the compiled step
+        if key not in self._steps:
+            step = whole_step(spec, roles, recipe.optim.muon_steps, dtype)
+            self._steps[key] = mx.compile(step) if recipe.runtime.compile else step
+        return MLXState(recipe, spec, ours, moments, roles, dtype, 0, self._steps[key])
+
+    def step(self, state: MLXState, tokens_BT1: np.ndarray, progress: float) -> mx.array:
+        state.steps += 1
+        numbers = mx.array(list(schedule.hyper(state.recipe, progress, state.steps).values()), dtype=mx.float32)
+        tokens = _tokens(micro_batches(state.recipe, tokens_BT1))
+        loss, state.weights, state.moments = state.train_step(state.weights, state.moments, numbers, tokens)
+        mx.async_eval(loss, state.weights, state.moments)  # start now: an unevaluated graph grows with every step
+        return loss
+
+    def logits(self, state: MLXState, tokens_BT: np.ndarray) -> np.ndarray:
+        return np.array(mlx_model.logits(self._scored(state), _tokens(tokens_BT), state.spec))
+
+    def loss(self, state: MLXState, tokens_BT1: np.ndarray) -> float:
+        tokens = _tokens(tokens_BT1)
+        logits_BTV = mlx_model.logits(self._scored(state), tokens[:, :-1], state.spec)
+        return float(mlx_model.cross_entropy(logits_BTV, tokens[:, 1:]))
+
+    def sync(self) -> None:
+        mx.synchronize()
+
+    def weights(self, state: MLXState) -> dict[str, np.ndarray]:
+        return {k: np.array(v.astype(mx.float32))
+                for k, v in mlx_optim.eval_weights(state.weights, state.moments).items()}
+
+    def peak_memory_bytes(self) -> int:
+        return mx.get_peak_memory()
+
+    def diagnostics(self, state: MLXState, tokens_BT1: np.ndarray) -> dict[str, float]:
+        def objective(w: Arrays) -> mx.array:
+            return mlx_model.loss(cast(w, state.dtype), _tokens(tokens_BT1), state.spec)
+
+        grads = mx.grad(objective)(state.weights)
+        return {f"{what}_rms.{role}": float(mx.sqrt(mx.square(mx.concatenate([a[n].flatten() for n in names])).mean()))
+                for what, a in (("weight", state.weights), ("grad", grads))
+                for role in dict.fromkeys(state.roles.values())
+                for names in [[n for n in a if state.roles[n] == role]]}
+
+    def matmul_flops(self, precision: str, seconds: float) -> float:
+        n = 4096 if mx.default_device() == mx.gpu else 512
+        a = mx.random.normal((n, n)).astype(DTYPES[precision])
+        mx.eval(a @ a)
+        best, end = float("inf"), time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            start = time.perf_counter()
+            mx.eval(a @ a)
+            best = min(best, time.perf_counter() - start)
+        return 2 * n**3 / best if best < float("inf") else 0.0
+
+    def _scored(self, state: MLXState) -> Arrays:
+        return cast(mlx_optim.eval_weights(state.weights, state.moments), state.dtype)
+
+
+def _tokens(tokens: np.ndarray) -> mx.array:
+    return mx.array(np.ascontiguousarray(tokens, dtype=np.int32))
+
+
+def cast(weights: Arrays, dtype: mx.Dtype) -> Arrays:
+    return {k: v.astype(dtype) for k, v in weights.items()}
+
+
+def whole_step(spec: GPTSpec, roles: dict[str, str], muon_steps: int, dtype: mx.Dtype) -> Step:
+    """(weights, moments, numbers_K, tokens_MBT1) -> (loss, weights, moments): gradients of every
+    micro-batch, one update.
+
+    Everything that changes is an argument: `mx.compile` treats arrays that a function closes over as
+    constants, and a step that closed over its weights would train the initial ones for ever.
+    """
+    names = list(schedule.hyper(Recipe(), 0.0, 1))
+
+    def objective(weights: Arrays, tokens_BT1: mx.array) -> mx.array:
+        return mlx_model.loss(cast(weights, dtype), tokens_BT1, spec)
+
+    def step(weights: Arrays, moments: Arrays, numbers_K: mx.array,
+             tokens_MBT1: mx.array) -> tuple[mx.array, Arrays, Arrays]:
+        loss, grads = mx.value_and_grad(objective)(weights, tokens_MBT1[0])
+        for i in range(1, len(tokens_MBT1)):
+            # A lazy graph may run every forward pass first; the dependency keeps one micro-batch in memory.
+            tokens_BT1 = mx.depends(tokens_MBT1[i], [loss, *grads.values()])
+            extra, more = mx.value_and_grad(objective)(weights, tokens_BT1)
+            loss, grads = loss + extra, {k: g + more[k] for k, g in grads.items()}
+        count = len(tokens_MBT1)
+        h = {name: numbers_K[i] for i, name in enumerate(names)}
+        weights, moments = mlx_optim.update(
+            weights, {k: g / count for k, g in grads.items()}, moments, h, roles, muon_steps, dtype)
+        return loss / count, weights, moments
+
+    return step

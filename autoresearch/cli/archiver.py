@@ -38,8 +38,11 @@ def is_archiver_call(argv: Sequence[str], verbs: Container[str]) -> bool:
     operations = sum(letter in OPERATIONS for letter in letters)
     if not letters or operations > 1 or not all(letter in OPERATIONS + MODIFIERS for letter in letters):
         return False
-    # With a dash the operation may be in a later word (`ar -c -r lib.a x.o`); without, it is in this one.
-    return first.startswith("-") or operations == 1 or "s" in letters
+    if first.startswith("-"):
+        return True  # the operation may be in a later word: `ar -c -r lib.a x.o`
+    if len(argv) == 1 and len(letters) > 2:
+        return False  # no archive named: `ar lop` is rather a misspelt verb
+    return operations == 1 or "s" in letters or letters == "V"
 
 
 def next_ar(path: str, tried: Sequence[str] = ()) -> str | None:

@@ -1,0 +1,31 @@
+"""What every test gets: its own home, cache and git configuration, so that none reads or writes the person's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
+
+UNSET = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "AUTORESEARCH_DEBUG", "AUTORESEARCH_AR_TRIED", "ANTHROPIC_API_KEY",
+         "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """HOME, AUTORESEARCH_CACHE and git's global configuration in a temporary folder. Git has no
+    identity there: on a fresh machine it has none either, and a study must work all the same."""
+    home = tmp_path_factory.mktemp("home")
+    (home / ".gitconfig").write_text("[user]\n\tuseConfigOnly = true\n[init]\n\tdefaultBranch = main\n")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*UNSET, *(name for name in os.environ if name.startswith(("GIT_AUTHOR_", "GIT_COMMITTER_")))):
+            patch.delenv(name, raising=False)
+        patch.setenv("HOME", str(home))
+        patch.setenv("AUTORESEARCH_CACHE", str(home / "cache"))
+        patch.setenv("GIT_CONFIG_GLOBAL", str(home / ".gitconfig"))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        yield

@@ -1,4 +1,4 @@
-"""What the ledger holds, as values: experiments, their trials, and the scores of a trial."""
+"""What the ledger holds, as values: experiments, their trials, the scores of a trial, and pairs of trials."""
 
 from __future__ import annotations
 
@@ -68,6 +68,16 @@ class Trial:
 
     def bpb(self, split: str = "val") -> float | None:
         return next((s.bpb for s in self.scores if s.split == split), None)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A trial against the incumbent's trial of the same seed. Negative is better."""
+
+    experiment: int
+    trial: int
+    incumbent_trial: int
+    delta_bpb: float
 
 
 @dataclass(frozen=True)

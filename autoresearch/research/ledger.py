@@ -1,0 +1,418 @@
+"""The ledger: everything a study knows, in one SQLite file that survives a kill at any moment.
+
+    study         facts about the study as JSON values
+    experiments   one row for each candidate, with its journalled state
+    trials        one row for each training run
+    scores        sums over the rows of one split, for one trial
+    pairs         a trial against the incumbent's trial of the same seed
+    reads         every look at confirm and holdout
+
+What a method returned from is on disk: WAL with synchronous=FULL, and fullfsync where macOS needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import numbers
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from autoresearch.errors import UserError
+from autoresearch.research.records import BASELINE, VERDICTS, Experiment, Pair, Point, Score, Trial
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 30
+
+_SCHEMA = (
+    "CREATE TABLE study (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    """CREATE TABLE experiments (
+        n INTEGER PRIMARY KEY, parent TEXT NOT NULL, sha TEXT NOT NULL DEFAULT '', researcher TEXT NOT NULL,
+        hypothesis TEXT NOT NULL, evidence TEXT NOT NULL, changes TEXT NOT NULL, recipe TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('proposed', 'committed', 'decided', 'done')),
+        verdict TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', created TEXT NOT NULL,
+        decided INTEGER UNIQUE)""",  # order of decisions, which need not be the order of numbers
+    """CREATE TABLE trials (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, experiment INTEGER NOT NULL REFERENCES experiments (n),
+        seed INTEGER NOT NULL, purpose TEXT NOT NULL, status TEXT NOT NULL, budget_s REAL, started TEXT NOT NULL,
+        reason TEXT NOT NULL DEFAULT '', steps INTEGER NOT NULL DEFAULT 0, tokens INTEGER NOT NULL DEFAULT 0,
+        train_s REAL NOT NULL DEFAULT 0, total_s REAL NOT NULL DEFAULT 0, params INTEGER NOT NULL DEFAULT 0,
+        peak_memory_bytes INTEGER NOT NULL DEFAULT 0, utilisation REAL, curve TEXT NOT NULL DEFAULT '[]',
+        log_tail TEXT NOT NULL DEFAULT '', weights TEXT NOT NULL DEFAULT '', facts TEXT NOT NULL DEFAULT '{}')""",
+    "CREATE INDEX trials_by_experiment ON trials (experiment)",
+    """CREATE TABLE scores (
+        trial INTEGER NOT NULL REFERENCES trials (id), split TEXT NOT NULL, nats REAL NOT NULL, tokens INTEGER NOT NULL,
+        bytes INTEGER NOT NULL, chars INTEGER NOT NULL, rows INTEGER NOT NULL, PRIMARY KEY (trial, split))""",
+    """CREATE TABLE pairs (
+        experiment INTEGER NOT NULL REFERENCES experiments (n), trial INTEGER NOT NULL REFERENCES trials (id),
+        incumbent_trial INTEGER NOT NULL REFERENCES trials (id), delta_bpb REAL NOT NULL,
+        PRIMARY KEY (trial, incumbent_trial))""",
+    "CREATE INDEX pairs_by_experiment ON pairs (experiment)",
+    "CREATE TABLE reads (split TEXT NOT NULL, trial INTEGER NOT NULL REFERENCES trials (id), at TEXT NOT NULL)",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+
+def _text(text: str) -> str:
+    """As UTF-8 can hold it: a candidate's output may carry half a surrogate pair."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")
+
+
+_TRIAL_COLUMNS = ("id, experiment, seed, purpose, status, budget_s, started, reason, steps, tokens, train_s, total_s, "
+                  "params, peak_memory_bytes, utilisation, curve, log_tail, weights, facts")
+_EXPERIMENT_COLUMNS = ("n, parent, sha, researcher, hypothesis, evidence, changes, recipe, state, verdict, reason, "
+                       "created")
+# What `end_trial` takes, with the type it is stored as: SQLite would store a NumPy integer as a blob.
+_MEASURED: dict[str, Callable[[Any], Any]] = {
+    "steps": int, "tokens": int, "train_s": float, "total_s": float, "params": int, "peak_memory_bytes": int,
+    "utilisation": float, "log_tail": _text, "weights": str}
+
+
+class Ledger:
+    """One study's record. Use it from one thread; other processes may read at the same time."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection):
+        self.path, self._db = path, db
+
+    @classmethod
+    def open(cls, path: Path, readonly: bool = False) -> Ledger:
+        """The ledger at `path`, created unless `readonly`. UserError for a file that can't be one."""
+        path = Path(path)
+        if readonly and not path.is_file():
+            raise UserError(f"there is no ledger at {path}", "Start a study with: ar loop")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            uri = path.absolute().as_uri() + ("?mode=ro" if readonly else "?mode=rwc")
+            db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
+        except (OSError, sqlite3.Error) as e:
+            raise UserError(f"can't open {path}: {e}", "Check that the folder exists and may be written to.") from None
+        ledger = cls(path, db)
+        try:
+            with ledger._explained():
+                ledger._set_up(readonly)
+        except BaseException:
+            db.close()
+            raise
+        return ledger
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    # Facts about the study
+
+    def set_fact(self, key: str, value: Any) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT INTO study VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                       (key, _json(value)))
+
+    def fact(self, key: str, default: Any = None) -> Any:
+        found = self._rows("SELECT value FROM study WHERE key = ?", key)
+        return json.loads(found[0][0]) if found else default
+
+    def facts(self) -> dict[str, Any]:
+        return {key: json.loads(value) for key, value in self._rows("SELECT key, value FROM study ORDER BY key")}
+
+    # The journal of an experiment: proposed -> committed -> decided -> done. Repeating a step is harmless.
+
+    def propose(self, *, n: int | None = None, parent: str, researcher: str, hypothesis: str, evidence: str,
+                changes: dict[str, Any], recipe: dict[str, Any]) -> int:
+        """Its number: `n`, else the next from 1. A proposal with no trials yet may be replaced by its number."""
+        with self._transaction() as db:
+            if n is None:
+                n = db.execute("SELECT coalesce(max(n), 0) + 1 FROM experiments WHERE n > 0").fetchone()[0]
+            elif taken := db.execute("SELECT state FROM experiments WHERE n = ?", (n,)).fetchone():
+                trials = db.execute("SELECT count(*) FROM trials WHERE experiment = ?", (n,)).fetchone()[0]
+                if taken[0] != "proposed" or trials:
+                    raise ValueError(f"experiment {n} is {taken[0]}, with {trials} trials: it can't be proposed again")
+                db.execute("DELETE FROM experiments WHERE n = ?", (n,))
+            db.execute(f"INSERT INTO experiments ({_EXPERIMENT_COLUMNS}) "
+                       "VALUES (?, ?, '', ?, ?, ?, ?, ?, 'proposed', '', '', ?)",
+                       (n, parent, researcher, _text(hypothesis), _text(evidence), _json(changes), _json(recipe),
+                        _now()))
+        assert n is not None
+        return n
+
+    def commit(self, n: int, sha: str) -> None:
+        """The candidate of experiment `n` is the commit `sha`. Before any trial has run, another may take its place."""
+        with self._transaction() as db:
+            state, old, _ = self._journal(db, n)
+            if state in ("decided", "done") and old != sha:
+                raise ValueError(f"experiment {n} is {state} with commit {old or 'none'}, not {sha}")
+            if old != sha and db.execute("SELECT 1 FROM trials WHERE experiment = ?", (n,)).fetchone():
+                raise ValueError(f"experiment {n} has trials of commit {old or 'none'}: it can't become {sha}")
+            if state in ("proposed", "committed"):
+                db.execute("UPDATE experiments SET sha = ?, state = 'committed' WHERE n = ?", (sha, n))
+
+    def decide(self, n: int, verdict: str, reason: str) -> None:
+        """Acknowledges a verdict ("" only for the reference). It is final."""
+        if verdict and verdict not in VERDICTS:
+            raise ValueError(f"verdict {verdict!r}: must be one of {', '.join(VERDICTS)}")
+        with self._transaction() as db:
+            state, sha, old = self._journal(db, n)
+            if verdict == "keep" and not sha:
+                raise ValueError(f"experiment {n} has no commit: it can't be kept")
+            if state in ("decided", "done"):
+                if old != verdict:
+                    raise ValueError(f"experiment {n} is {state} as {old!r}: it can't become {verdict!r}")
+                return
+            db.execute("UPDATE experiments SET state = 'decided', verdict = ?, reason = ?, "
+                       "decided = (SELECT coalesce(max(decided), 0) + 1 FROM experiments) WHERE n = ?",
+                       (verdict, _text(reason), n))
+
+    def finish(self, n: int) -> None:
+        """What the verdict asks for has been done to the branch. A keep must have been decided first."""
+        with self._transaction() as db:
+            state, _, _ = self._journal(db, n)
+            if state in ("proposed", "committed") and n >= BASELINE:
+                raise ValueError(f"experiment {n} is {state}: decide it before finishing it")
+            db.execute("UPDATE experiments SET state = 'done' WHERE n = ?", (n,))
+
+    # Trials
+
+    def start_trial(self, n: int, seed: int, purpose: str, budget_s: float | None, facts: dict[str, Any]) -> int:
+        with self._transaction() as db:
+            self._journal(db, n)
+            budget = None if budget_s is None else float(budget_s)
+            cursor = db.execute("INSERT INTO trials (experiment, seed, purpose, status, budget_s, started, facts) "
+                                "VALUES (?, ?, ?, 'running', ?, ?, ?)",
+                                (n, int(seed), purpose, budget, _now(), _json(facts)))
+            assert cursor.lastrowid is not None
+            return cursor.lastrowid
+
+    def end_trial(self, trial_id: int, status: str, reason: str = "", *, scores: tuple[Score, ...] | list[Score] = (),
+                  curve: tuple[Point, ...] | list[Point] = (), facts: dict[str, Any] | None = None,
+                  **measured: Any) -> None:
+        """Status, scores, curve and measurements (fields of Trial) of a running trial, all or nothing.
+        `facts` are added to those it started with."""
+        if unknown := measured.keys() - _MEASURED.keys():
+            raise TypeError(f"end_trial: no measurement {', '.join(sorted(unknown))}; there are {', '.join(_MEASURED)}")
+        if status != "ok" and status not in VERDICTS:
+            raise ValueError(f"status {status!r}: must be ok or a verdict")
+        values = {k: _MEASURED[k](v) for k, v in measured.items() if v is not None}
+        values |= {"status": status, "reason": _text(reason), "curve": _json([_point(p) for p in curve])}
+        with self._transaction() as db:
+            row = db.execute("SELECT status, facts FROM trials WHERE id = ?", (trial_id,)).fetchone()
+            if row is None or row[0] != "running":
+                raise ValueError(f"trial {trial_id} is {row[0] if row else 'unknown'}: only a running trial can end")
+            values["facts"] = _json(json.loads(row[1]) | (facts or {}))
+            sets = ", ".join(f"{k} = ?" for k in values)
+            db.execute(f"UPDATE trials SET {sets} WHERE id = ?", (*values.values(), trial_id))
+            for score in scores:
+                _insert_score(db, trial_id, score)
+
+    def add_score(self, trial_id: int, score: Score) -> None:
+        with self._transaction() as db:
+            _insert_score(db, trial_id, score)
+
+    def abandon_running(self) -> int:
+        """How many trials a dead process had left running; they become interrupted. Hold the study's lock."""
+        with self._transaction() as db:
+            return db.execute("UPDATE trials SET status = 'interrupted', reason = ? WHERE status = 'running'",
+                              ("the process running it ended before it did",)).rowcount
+
+    # Pairs and reads
+
+    def pair(self, n: int, trial_id: int, incumbent_trial_id: int, delta_bpb: float) -> None:
+        """`delta_bpb` is the trial's val_bpb less the incumbent trial's. The same pair again replaces it."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO pairs VALUES (?, ?, ?, ?)",
+                       (n, trial_id, incumbent_trial_id, _finite("delta_bpb", delta_bpb)))
+
+    def pairs(self, n: int) -> list[Pair]:
+        return [Pair(*row) for row in self._rows(
+            "SELECT experiment, trial, incumbent_trial, delta_bpb FROM pairs WHERE experiment = ? ORDER BY rowid", n)]
+
+    def read(self, split: str, trial_id: int) -> None:
+        """Counts one look at a split. Record it before looking, so that a kill can't hide it."""
+        with self._transaction() as db:
+            db.execute("INSERT INTO reads VALUES (?, ?, ?)", (split, trial_id, _now()))
+
+    def reads(self, split: str) -> int:
+        return int(self._rows("SELECT count(*) FROM reads WHERE split = ?", split)[0][0])
+
+    # Experiments
+
+    def experiments(self) -> list[Experiment]:
+        """All of them by number, trials and scores attached."""
+        return self._experiments("1")
+
+    def experiment(self, n: int) -> Experiment:
+        found = self._experiments("n = ?", n)
+        if not found:
+            raise UserError(f"there is no experiment {n} in this study", "List the experiments with: ar log")
+        return found[0]
+
+    def incumbent(self) -> Experiment | None:
+        """The experiment kept last; the baseline counts as kept once it is decided without a fault."""
+        found = self._experiments(
+            "n = (SELECT n FROM experiments WHERE n >= 0 AND state IN ('decided', 'done') "
+            "AND (verdict = 'keep' OR (n = 0 AND verdict = '')) ORDER BY decided DESC LIMIT 1)")
+        return found[0] if found else None
+
+    def _experiments(self, where: str, *args: Any) -> list[Experiment]:
+        with self._explained():
+            self._db.execute("BEGIN")  # one snapshot for the three queries
+            try:
+                rows = self._db.execute(f"SELECT {_EXPERIMENT_COLUMNS} FROM experiments WHERE {where} ORDER BY n", args)
+                experiments = rows.fetchall()
+                trials = self._trials(where, args)
+            finally:
+                self._db.execute("ROLLBACK")
+        found = []
+        for row in experiments:
+            fields = dict(zip(_names(_EXPERIMENT_COLUMNS), row, strict=True))
+            fields |= {k: json.loads(fields[k]) for k in ("changes", "recipe")}
+            found.append(Experiment(**fields, trials=tuple(trials.get(fields["n"], ()))))
+        return found
+
+    def _trials(self, where: str, args: tuple[Any, ...]) -> dict[int, list[Trial]]:
+        """{experiment number: its trials in order} for the experiments that `where` picks."""
+        inside = f"experiment IN (SELECT n FROM experiments WHERE {where})"
+        scores: dict[int, list[Score]] = {}
+        for trial_id, *sums in self._db.execute(
+                "SELECT trial, split, nats, tokens, bytes, chars, rows FROM scores "
+                f"WHERE trial IN (SELECT id FROM trials WHERE {inside}) ORDER BY rowid", args):
+            scores.setdefault(trial_id, []).append(Score(*sums))
+        trials: dict[int, list[Trial]] = {}
+        for row in self._db.execute(f"SELECT {_TRIAL_COLUMNS} FROM trials WHERE {inside} ORDER BY id", args):
+            fields = dict(zip(_names(_TRIAL_COLUMNS), row, strict=True))
+            fields |= {k: json.loads(fields[k]) for k in ("curve", "facts")}
+            fields["curve"] = tuple(Point(*p) for p in fields["curve"])
+            trials.setdefault(fields["experiment"], []).append(
+                Trial(**fields, scores=tuple(scores.get(fields["id"], ()))))
+        return trials
+
+    # SQLite
+
+    def _set_up(self, readonly: bool) -> None:
+        db = self._db
+        for pragma in ("foreign_keys = ON", f"busy_timeout = {BUSY_TIMEOUT_S * 1000}", "synchronous = FULL",
+                       "fullfsync = ON", "checkpoint_fullfsync = ON"):
+            db.execute(f"PRAGMA {pragma}")
+        if not readonly:
+            db.execute("PRAGMA journal_mode = WAL").fetchone()
+            db.execute("BEGIN IMMEDIATE")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        has_tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
+        if version > SCHEMA_VERSION:
+            raise UserError(f"{self.path} was written by a newer autoresearch: it has ledger version {version}, "
+                            f"this one reads up to {SCHEMA_VERSION}",
+                            "Update this clone (git pull), or start a new study with --tag.")
+        if version < 1 and (has_tables or readonly):
+            raise UserError(f"{self.path} is not a ledger of autoresearch",
+                            "Move that file away, or start a new study with --tag.")
+        if readonly:
+            return
+        if version < 1:
+            for statement in _SCHEMA:
+                db.execute(statement)
+        db.execute("COMMIT")
+        if (fault := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise _damaged(self.path, fault)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, on disk when it ends."""
+        with self._explained():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """SQLite's errors that a person can cause, in words."""
+        try:
+            yield
+        except sqlite3.DatabaseError as e:
+            message = str(e)
+            if "readonly database" in message:
+                raise UserError(f"{self.path} can't be written to", "Check its permissions and the folder's.") from None
+            if "locked" in message or "busy" in message:
+                raise UserError(f"{self.path} has been in use by another program for {BUSY_TIMEOUT_S} s",
+                                "Close the program that has it open, then try again.") from None
+            if "is full" in message:
+                raise UserError(f"no space left to write {self.path}", "Free some disk space, then continue.") from None
+            if isinstance(e, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+                raise ValueError(f"ledger: {message}") from e
+            if "disk I/O error" in message or "unable to open" in message:
+                raise UserError(f"{self.path} can't be read or written: {message}",
+                                "Check the disk, and that the folder still exists and may be written to.") from None
+            if isinstance(e, sqlite3.OperationalError) and "malformed" not in message:
+                raise  # an error of ours, such as a wrong statement
+            raise _damaged(self.path, message) from None
+
+    def _rows(self, sql: str, *args: Any) -> list[tuple[Any, ...]]:
+        with self._explained():
+            return self._db.execute(sql, args).fetchall()
+
+    @staticmethod
+    def _journal(db: sqlite3.Connection, n: int) -> tuple[str, str, str]:
+        row = db.execute("SELECT state, sha, verdict FROM experiments WHERE n = ?", (n,)).fetchone()
+        if row is None:
+            raise ValueError(f"there is no experiment {n}")
+        return row[0], row[1], row[2]
+
+
+def _damaged(path: Path, what: str) -> UserError:
+    rescue = f'sqlite3 "{path}" .recover | sqlite3 rescued.sqlite'
+    return UserError(f"{path} is damaged: {what}",
+                     f"Put back a copy, or rescue what is in it with: {rescue}\n"
+                     f"  Every candidate is still in git. To go on without it, start a new study with --tag.")
+
+
+def _insert_score(db: sqlite3.Connection, trial_id: int, score: Score) -> None:
+    if db.execute("SELECT 1 FROM scores WHERE trial = ? AND split = ?", (trial_id, score.split)).fetchone():
+        raise ValueError(f"trial {trial_id} already has a score on {score.split}")
+    db.execute("INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)",
+               (trial_id, score.split, _finite("nats", score.nats), int(score.tokens), int(score.bytes),
+                int(score.chars), int(score.rows)))
+
+
+def _names(columns: str) -> list[str]:
+    return columns.replace(" ", "").split(",")
+
+
+def _finite(name: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{name} = {value}: must be finite")
+    return float(value)
+
+
+def _point(p: Point) -> list[Any]:
+    return [p.step, p.elapsed_s, p.train_nats, p.dev_bpb]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON lacks, as what it has: NumPy scalars, paths."""
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} can't be kept in the ledger: {value!r}")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

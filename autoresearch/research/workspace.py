@@ -1,0 +1,422 @@
+"""The workspace: a study's branch and worktree, by plain git. The person's checkout, index and HEAD are never touched.
+
+    refs/heads/autoresearch/<tag>              the incumbent; moves only by compare-and-swap
+    refs/autoresearch/<tag>/<n>                every candidate, kept or not
+    refs/autoresearch/<tag>/base               where the study began
+    refs/autoresearch/<tag>/saved/<time>       edits found in the worktree that nobody had proposed
+
+Commits are built from git objects with an index of their own, so neither hooks nor signing nor
+anybody's open editor can stand in the way of the night.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from autoresearch.errors import UsageError, UserError
+from autoresearch.paths import CANDIDATE
+
+NO_OBJECT = "0" * 40  # as an old value: the ref must not exist yet
+LOCK_WAIT_S = 5.0
+STALE_LOCK_S = 60.0  # nothing we do with git lasts as long
+
+# Set by whoever started us (a git hook, say), these would point git at another repository or index.
+_FOREIGN_ENV = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX",
+                "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_CONFIG", "GIT_CONFIG_PARAMETERS",
+                "GIT_CONFIG_COUNT", "GIT_GRAFT_FILE", "GIT_SHALLOW_FILE", "GIT_REPLACE_REF_BASE", "GIT_EXTERNAL_DIFF")
+# No hooks, no line-ending conversion (a candidate is its bytes), and objects on disk before a ledger names them.
+_OPTIONS = ("core.hooksPath=/dev/null", "core.autocrlf=false", "core.fsmonitor=false", "core.quotePath=false",
+            "core.fsync=committed,reference", "i18n.commitEncoding=utf-8", "gc.auto=0")
+
+
+class GitError(UserError):
+    """A git command that failed, with what git said."""
+
+    def __init__(self, message: str, hint: str, stderr: str):
+        self.stderr = stderr
+        super().__init__(message, hint)
+
+
+def git(cwd: Path, *args: str, stdin: bytes | None = None, env: Mapping[str, str] | None = None) -> bytes:
+    """Standard output of `git args` run in `cwd`. GitError where it fails; waits a while for another git's lock."""
+    full_env = {k: v for k, v in os.environ.items() if k not in _FOREIGN_ENV}
+    full_env |= {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_LITERAL_PATHSPECS": "1"} | dict(env or {})
+    give_up = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            done = subprocess.run(["git", *_options(), *args], cwd=cwd, env=full_env, capture_output=True,
+                                  input=b"" if stdin is None else stdin)
+        except FileNotFoundError:
+            if not cwd.is_dir():
+                raise GitError(f"{cwd} is gone", "Run `ar loop` again: it makes the worktree anew.", "") from None
+            raise GitError("git is not installed, or not on PATH",
+                           "Install it (macOS: xcode-select --install; Debian, Ubuntu, WSL: sudo apt install git).",
+                           "") from None
+        if done.returncode == 0:
+            return done.stdout
+        stderr = done.stderr.decode(errors="replace").strip()
+        if "File exists" in stderr and ".lock" in stderr and time.monotonic() < give_up:
+            time.sleep(0.1)
+            continue
+        raise _failed(cwd, args, stderr)
+
+
+@functools.cache
+def _options() -> list[str]:
+    options = list(_OPTIONS)
+    said = subprocess.run(["git", "version"], capture_output=True, text=True).stdout
+    if (version := re.search(r"(\d+)\.(\d+)", said)) and (int(version[1]), int(version[2])) < (2, 36):
+        options.append("core.fsyncObjectFiles=true")  # what core.fsync replaced, with a warning ever since
+    return [a for option in options for a in ("-c", option)]
+
+
+def _failed(cwd: Path, args: tuple[str, ...], stderr: str) -> GitError:
+    if "not a git repository" in stderr:
+        return GitError(f"{cwd} is not a git repository", "autoresearch records every experiment in git. Clone the "
+                        "repository, or in this folder: git init && git add -A && git commit -m start", stderr)
+    if "dubious ownership" in stderr:
+        return GitError(f"git won't work in {cwd}: it belongs to another user",
+                        f"If you trust it: git config --global --add safe.directory {cwd}", stderr)
+    if lock := re.search(r"'([^']*\.lock)'", stderr):
+        return GitError(f"another git holds {lock[1]}",
+                        "Let it finish. If no git is running, delete that file and try again.", stderr)
+    if "No space left" in stderr:
+        return GitError("git found no space left on the disk", "Free some disk space, then continue.", stderr)
+    said = "; ".join(stderr.splitlines()[-3:]) or "it said nothing"
+    return GitError(f"git {args[0]} failed in {cwd}: {said}", "Mend that, then run the same command again.", stderr)
+
+
+def validate_tag(tag: str) -> str:
+    """The tag, which names a folder and a branch; UsageError where it can't."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", tag) or ".." in tag or tag.endswith((".", ".lock")):
+        raise UsageError(f"{tag!r} can't be the tag of a study",
+                         "Use up to 64 letters, digits, '-', '_' and '.', beginning with a letter or digit: mar8")
+    return tag
+
+
+@dataclass
+class Workspace:
+    """One study's branch and worktree. `saved` lists the refs under which this object has saved edits."""
+
+    repo: Path
+    tag: str
+    worktree: Path
+    saved: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        validate_tag(self.tag)
+        self.branch = f"autoresearch/{self.tag}"
+        self._branch_ref = f"refs/heads/{self.branch}"
+        self._refs = f"refs/autoresearch/{self.tag}"
+
+    # Branch and worktree
+
+    def resolve(self, base: str = "HEAD") -> str:
+        """The commit that `base` names, once it is sure that a study can start there."""
+        top = Path(self._git("rev-parse", "--show-toplevel").decode().rstrip("\n"))
+        if top.resolve() != self.repo.resolve():
+            raise UserError(f"{self.repo} is not a git repository of its own: it lies inside {top}",
+                            "Clone autoresearch, or in this folder: git init && git add -A && git commit -m start")
+        sha = "" if base.startswith("-") else self._commit(base)
+        if not sha and base == "HEAD":
+            raise UserError(f"{self.repo} has no commit yet", "Make one first: git add -A && git commit -m start")
+        if not sha:
+            raise UserError(f"{base!r} is not a commit of {self.repo}",
+                            "See what there is with: git log --oneline --all")
+        if not self._git("ls-tree", sha, "--", CANDIDATE):
+            raise UserError(f"{base} has no {CANDIDATE}/ in it", f"Commit it first: git add {CANDIDATE} && git commit")
+        return sha
+
+    def create(self, base: str = "HEAD") -> str:
+        """Branch and worktree at `base`; its commit. Finishes what an interrupted `create` began."""
+        sha = self.resolve(base)
+        if self._commit(self._branch_ref) not in ("", sha):
+            raise UserError(f"the branch {self.branch} exists already, from an earlier study",
+                            "Choose another tag with --tag, or remove the old one: "
+                            f"git worktree prune; git branch -D {self.branch}")
+        self.ensure(sha)
+        return sha
+
+    def ensure(self, head: str | None = None) -> None:
+        """Branch (at `head`, if it is gone) and worktree exist and belong together; stale locks of ours are removed."""
+        self._refuse_other_checkouts()
+        self._remove_stale_locks()
+        if not self._commit(self._branch_ref):
+            if head is None:
+                raise UserError(f"the branch {self.branch} is gone", "Start a new study with: ar loop --tag NAME")
+            if not self._commit(f"{self._refs}/base"):
+                self._git("update-ref", f"{self._refs}/base", head)
+            self._git("update-ref", "-m", "autoresearch: start", self._branch_ref, head, NO_OBJECT)
+        if not self._linked() and not self._relink():
+            if self.worktree.exists() and (not self.worktree.is_dir() or any(self.worktree.iterdir())):
+                self.worktree.rename(self.worktree.with_name(f"worktree.saved-{_timestamp()}"))
+            self.worktree.parent.mkdir(parents=True, exist_ok=True)
+            self._git("worktree", "prune")
+            self._git("worktree", "add", "--force", "--quiet", str(self.worktree.absolute()), self.branch)
+
+    def head(self) -> str:
+        """The branch's commit."""
+        sha = self._commit(self._branch_ref)
+        if not sha:
+            raise UserError(f"the branch {self.branch} is gone",
+                            "Run `ar loop` again: it is made anew from the ledger.")
+        return sha
+
+    def advance(self, old: str, new: str) -> str | None:
+        """Compare-and-swap of the branch from `old` to `new` (done already is fine), then the worktree follows.
+        Returns the ref of edits that had to be saved, if any."""
+        try:
+            self._git("update-ref", "-m", "autoresearch: keep", self._branch_ref, new, old)
+        except GitError:
+            # A git that outlived our killed predecessor may have done it in the meantime.
+            if (head := self.head()) == old:
+                raise
+            if head != new:
+                raise moved(self.branch, head, old) from None
+        return self.revert()
+
+    def revert(self) -> str | None:
+        """The worktree as the branch has it. Edits that are no candidate's are saved; returns their ref, if any."""
+        on_branch = self._in_worktree("rev-parse", "--symbolic-full-name", "HEAD").decode().strip() == self._branch_ref
+        if on_branch and not self._in_worktree("status", "--porcelain", "-uall"):
+            return None
+        saved = self._save_edits()
+        if not on_branch:
+            self._in_worktree("symbolic-ref", "HEAD", self._branch_ref)
+        self._in_worktree("reset", "--hard", "--quiet", self._branch_ref)
+        self._in_worktree("clean", "-f", "-d", "--quiet", "--", CANDIDATE)
+        return saved
+
+    # Candidates
+
+    def propose_commit(self, parent: str, edits: Mapping[str, bytes | None], message: str, n: int) -> str:
+        """A commit of `parent` with whole files below backends/gpt/ replaced (None: removed), by path from the
+        root of the repository. The worktree is not looked at."""
+        lines = []
+        for path, content in edits.items():
+            if not path.startswith(CANDIDATE + "/") or any(p in ("", ".", "..") for p in path.split("/")):
+                raise UserError(f"{path!r} can't be edited", f"A candidate is the files below {CANDIDATE}/.")
+            if content is None:
+                lines.append(f"0 {NO_OBJECT}\t{path}")
+            else:
+                blob = self._git("hash-object", "-w", "--no-filters", "--stdin", stdin=content).decode().strip()
+                lines.append(f"100644 {blob}\t{path}")
+        with self._index(parent) as env:
+            if lines:
+                self._git("update-index", "-z", "--index-info", stdin=("\0".join(lines) + "\0").encode(), env=env)
+            tree = self._git("write-tree", env=env).decode().strip()
+        return self._record(tree, parent, message, n)
+
+    def commit_worktree(self, parent: str, message: str, n: int) -> str | None:
+        """A commit of `parent` with backends/gpt/ as it is in the worktree; None where that changes nothing."""
+        with self._index(parent) as env:
+            self._in_worktree("add", "-A", "--", CANDIDATE, env=env)
+            tree = self._git("write-tree", env=env).decode().strip()
+        return None if tree == self._tree(parent) else self._record(tree, parent, message, n)
+
+    def outside_edits(self) -> list[str]:
+        """Paths changed in the worktree outside backends/gpt/; ignored files don't count."""
+        status = self._in_worktree("status", "--porcelain", "-z", "-uall", "--no-renames")
+        paths = [os.fsdecode(entry[3:]) for entry in status.split(b"\0") if entry]
+        return sorted(p for p in paths if not p.startswith(CANDIDATE + "/"))
+
+    def holds(self, sha: str) -> bool:
+        """Whether backends/gpt/ in the worktree is what `sha` has there, and the branch has something else."""
+        if self._tree(sha) == self._tree(self._branch_ref):
+            return False
+        with self._index(sha) as env:
+            self._in_worktree("add", "-A", "--", CANDIDATE, env=env)
+            return self._git("write-tree", env=env).decode().strip() == self._tree(sha)
+
+    # Reading commits
+
+    def diff(self, old: str, new: str) -> str:
+        return self._git("diff", "--no-color", "--no-ext-diff", "--no-textconv", old, new).decode(errors="replace")
+
+    def changed_paths(self, old: str, new: str) -> list[tuple[str, str]]:
+        """(mode in `new`, path) of every difference: 100644 is an ordinary file, 100755 an executable one, 120000
+        a link, 160000 another repository, 000000 a removal."""
+        fields = self._git("diff-tree", "-r", "-z", "--raw", "--no-renames", old, new).split(b"\0")
+        return [(meta.split(b" ")[1].decode(), os.fsdecode(path))
+                for meta, path in zip(fields[::2], fields[1::2], strict=False)]
+
+    def read(self, sha: str, path: str) -> bytes:
+        """The content of one file at a commit."""
+        found = self._blobs(sha, path)
+        if path not in found:
+            raise UserError(f"{path} is not a file at commit {sha[:7]}",
+                            f"See what there is with: git ls-tree -r {sha[:7]}")
+        return found[path]
+
+    def candidate_files(self, sha: str) -> dict[str, bytes]:
+        """{path from the root of the repository: content} of the ordinary files below backends/gpt/ at a commit."""
+        return self._blobs(sha, CANDIDATE + "/")
+
+    def _blobs(self, sha: str, path: str) -> dict[str, bytes]:
+        names: dict[str, str] = {}
+        for line in os.fsdecode(self._git("ls-tree", "-r", "-z", sha, "--", path)).split("\0")[:-1]:
+            meta, _, name = line.partition("\t")
+            mode, _, blob = meta.split(" ")
+            if mode in ("100644", "100755"):
+                names[name] = blob
+        output = self._git("cat-file", "--batch", stdin="".join(b + "\n" for b in names.values()).encode())
+        contents, at = {}, 0
+        for name, blob in names.items():
+            end = output.index(b"\n", at)
+            header = output[at:end].split(b" ")
+            if header[-1] == b"missing":
+                raise UserError(f"git has lost {name} of commit {sha[:7]} ({blob})",
+                                "Check the repository with: git fsck")
+            at = end + 1 + int(header[2]) + 1
+            contents[name] = output[end + 1:at - 1]
+        return contents
+
+    # Parts
+
+    def _git(self, *args: str, stdin: bytes | None = None, env: Mapping[str, str] | None = None) -> bytes:
+        return git(self.repo, *args, stdin=stdin, env=env)
+
+    def _in_worktree(self, *args: str, env: Mapping[str, str] | None = None) -> bytes:
+        return git(self.worktree, *args, env=env)
+
+    def _commit(self, name: str) -> str:
+        """The commit a name stands for, "" if none."""
+        try:
+            return self._git("rev-parse", "--verify", "--quiet", name + "^{commit}").decode().strip()
+        except GitError as e:
+            if e.stderr:  # quiet means: none about a name that stands for nothing
+                raise
+            return ""
+
+    def _tree(self, commit: str) -> str:
+        return self._git("rev-parse", "--verify", commit + "^{tree}").decode().strip()
+
+    @contextlib.contextmanager
+    def _index(self, commit: str) -> Iterator[dict[str, str]]:
+        """Environment with an index of our own, filled from a commit."""
+        with tempfile.TemporaryDirectory(prefix="autoresearch-index-") as folder:
+            env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+            self._git("read-tree", commit, env=env)
+            yield env
+
+    def _record(self, tree: str, parent: str, message: str, n: int) -> str:
+        """The commit object with its trailer, reachable under the experiment's number."""
+        sha = self._commit_tree(tree, parent, f"{message}\n\nExperiment: {self.tag}/{n}")
+        self._git("update-ref", f"{self._refs}/{n}", sha)
+        return sha
+
+    def _commit_tree(self, tree: str, parent: str, message: str) -> str:
+        text = message.replace("\0", "").strip().encode("utf-8", "replace") + b"\n"
+        return self._git("commit-tree", tree, "-p", parent, "-F", "-", stdin=text, env=self._identity).decode().strip()
+
+    @cached_property
+    def _identity(self) -> dict[str, str]:
+        """Names for commits, where the person has given git none."""
+        try:
+            names = self._git("config", "--name-only", "--get-regexp", r"^(user|author|committer)\.(name|email)$")
+            known = set(names.decode().split())
+        except GitError:
+            known = set()
+        fallback = {}
+        for role in ("author", "committer"):
+            for what, value in (("name", "autoresearch"), ("email", "autoresearch@localhost")):
+                variable = f"GIT_{role}_{what}".upper()
+                if not known & {f"user.{what}", f"{role}.{what}"} and not os.environ.get(variable):
+                    fallback[variable] = value
+        return fallback
+
+    def _save_edits(self) -> str | None:
+        """Commits what `revert` would lose, unless it is a tree that is reachable under this study's refs anyway."""
+        at = self._in_worktree("rev-parse", "HEAD").decode().strip()
+        with self._index(at) as env:
+            self._in_worktree("add", "-u", "--", ".", env=env)
+            if (self.worktree / CANDIDATE).resolve() == self.worktree.resolve() / CANDIDATE:  # not through a link
+                self._in_worktree("add", "-A", "--", CANDIDATE, env=env)
+            tree = self._git("write-tree", env=env).decode().strip()
+        known = set(self._git("for-each-ref", "--format=%(tree)", self._refs, self._branch_ref).decode().split())
+        reachable = self._git("for-each-ref", "--format=x", "--contains", at, self._refs, self._branch_ref)
+        if tree in known and reachable:
+            return None
+        sha = self._commit_tree(tree, at, f"Edits found in the worktree of {self.tag}, proposed by nobody")
+        ref = f"{self._refs}/saved/{_timestamp()}"
+        self._git("update-ref", ref, sha, NO_OBJECT)
+        self.saved.append(ref)
+        return ref
+
+    @cached_property
+    def _common_dir(self) -> Path:
+        return (self.repo / os.fsdecode(self._git("rev-parse", "--git-common-dir")).rstrip("\n")).resolve()
+
+    def _linked(self) -> bool:
+        """Whether the worktree's folder is a worktree of this very repository."""
+        try:
+            lines = os.fsdecode(self._in_worktree("rev-parse", "--show-toplevel", "--git-common-dir")).splitlines()
+        except GitError:
+            return False
+        top, common = Path(lines[0]), self.worktree / lines[1]
+        return top.resolve() == self.worktree.resolve() and common.resolve() == self._common_dir
+
+    def _relink(self) -> bool:
+        """Mends the two paths that tie a worktree to its repository, after the clone was moved or copied.
+        (`git worktree repair` in a copy would mend the original's instead.)"""
+        pointer = self.worktree / ".git"
+        if not pointer.is_file():
+            return False
+        ours = self._common_dir / "worktrees" / Path(pointer.read_text().strip()).name
+        if not (ours / "gitdir").is_file():
+            return False
+        pointer.write_text(f"gitdir: {ours}\n")
+        (ours / "gitdir").write_text(f"{pointer.absolute()}\n")
+        return self._linked()
+
+    def _refuse_other_checkouts(self) -> None:
+        """Moving a branch that a person has checked out would change their checkout under their hands."""
+        path = ""
+        for line in os.fsdecode(self._git("worktree", "list", "--porcelain")).splitlines():
+            path = line.removeprefix("worktree ") if line.startswith("worktree ") else path
+            elsewhere = Path(path).is_dir() and Path(path).resolve() != self.worktree.resolve()
+            if line == f"branch {self._branch_ref}" and elsewhere and not self._is_old_home(Path(path)):
+                raise UserError(f"the study's branch {self.branch} is checked out in {path}",
+                                f"Switch that checkout to another branch first: git -C {path} switch -")
+
+    def _is_old_home(self, path: Path) -> bool:
+        """Whether a folder listed as our worktree belongs to another repository: this one is a copy of that."""
+        try:
+            common = os.fsdecode(git(path, "rev-parse", "--git-common-dir")).strip()
+            return (path / common).resolve() != self._common_dir
+        except GitError:
+            return True
+
+    def _remove_stale_locks(self) -> None:
+        """Locks that a power cut left on the study's own refs and worktree. A person's own are left alone."""
+        ours = [self._common_dir / (self._branch_ref + ".lock")]
+        ours += (self._common_dir / self._refs).glob("**/*.lock")
+        pointer = self.worktree / ".git"
+        if pointer.is_file():
+            gitdir = self._common_dir / "worktrees" / Path(pointer.read_text().strip()).name
+            ours += [gitdir / "index.lock", gitdir / "HEAD.lock"]
+        for lock in ours:
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - lock.stat().st_mtime > STALE_LOCK_S:
+                    lock.unlink()
+
+
+def moved(branch: str, head: str, expected: str) -> UserError:
+    return UserError(f"the branch {branch} was moved to {head[:7]}; the ledger expects {expected[:7]}",
+                     "Keep what is there under another name and put the branch back: "
+                     f"git branch rescue-{head[:7]} {head} && git update-ref refs/heads/{branch} {expected}")
+
+
+def _timestamp() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S-%f")

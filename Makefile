@@ -67,7 +67,7 @@ ifneq ($(shell $(BIN)/python -c "" 2>/dev/null && cat $(VENV)/.python 2>/dev/nul
 endif
 $(VENV)/.python:
 	@"$(or $(PYTHON),python3)" -c "$(NEW_ENOUGH)" 2>/dev/null || { \
-		echo "error: autoresearch needs Python 3.11 or newer; $(or $(PYTHON),python3) is: $$("$(or $(PYTHON),python3)" --version 2>&1)"; \
+		echo "error: autoresearch needs Python 3.11 or newer; $(or $(PYTHON),python3) is $$("$(or $(PYTHON),python3)" --version 2>/dev/null || echo missing)"; \
 		echo "  Install one, or name it: make setup PYTHON=/path/to/python3.12"; exit 1; } >&2
 	@echo "Making $(VENV) with $$("$(PYTHON)" --version)"
 	@"$(PYTHON)" -m venv --clear $(VENV) || { rm -rf $(VENV); \

@@ -1,4 +1,4 @@
-"""Writes docs/commands.md from the commands' own help; with --check, says what is out of date and what links to nowhere.
+"""Writes docs/commands.md from the commands' own help; with --check, says what is out of date or links to nowhere.
 
     commands   the page: every command's help at a fixed width
     broken     links in the Markdown of the repository that lead to no file or no heading

@@ -21,7 +21,7 @@ from autoresearch.cli import VERBS
 ROOT = Path(__file__).resolve().parents[1]
 FRAMEWORKS = {"torch", "mlx"}
 LAZY = {"pyarrow", "matplotlib", "anthropic", "huggingface_hub", "rich"}  # slow to import: inside functions only
-CHILD_SIDE = re.compile(r"autoresearch\.harness\.(trial|logits_server|measure|child\w*)")
+CHILD_SIDE = re.compile(r"autoresearch\.harness\.(trial|logits_server|measure|child\w*)(?=\.|$)")
 TRUSTED_BACKENDS = {"backends", "backends.base", "backends.recipe", "backends.spec"}
 SCHEMA = {"backends", "backends.recipe", "backends.spec"}
 CANDIDATE_SHARED = {"backends.gpt", "backends.gpt.params", "backends.gpt.schedule"}
@@ -104,31 +104,33 @@ def fault_in_backends(module: str, imported: Import, target: str) -> str | None:
             return "the candidate imports backends.{recipe, spec} and backends.gpt.{params, schedule} only"
         if imported.package not in {"numpy", "backends", framework, *sys.stdlib_module_names}:
             return "the candidate imports NumPy, its framework and the standard library only"
-    elif module in TRUSTED_BACKENDS - {"backends"} and imported.package == "backends" and target not in TRUSTED_BACKENDS:
-        return "what trusted processes import never imports a backend or the candidate"
-    elif module == "backends" and imported.top and imported.package == "backends":
+    elif imported.package != "backends":
+        return None
+    elif module == "backends" and imported.top:
         return "backends imports a device only when asked for it"
+    elif module in TRUSTED_BACKENDS - {"backends"} and target not in TRUSTED_BACKENDS:
+        return "what trusted processes import never imports a backend or the candidate"
     return None
 
 
 def fault_in_autoresearch(module: str, imported: Import, target: str) -> str | None:
-    if is_in(target, "autoresearch.cli") and not is_in(module, "autoresearch.cli", "autoresearch.__main__", "prepare"):
+    name = imported.name
+    if is_in(name, "autoresearch.cli") and not is_in(module, "autoresearch.cli", "autoresearch.__main__", "prepare"):
         return "only the command line imports the command line"
-    if is_in(module, "autoresearch.research.researchers") and is_in(target, "autoresearch.harness"):
+    if is_in(module, "autoresearch.research.researchers") and is_in(name, "autoresearch.harness"):
         return "researchers never import the harness"
-    if module == "autoresearch.research.loop" and is_in(target, "autoresearch.harness") and not is_in(
-        target, "autoresearch.harness.runner"
-    ):
+    by_runner = is_in(name, "autoresearch.harness.runner")
+    if module == "autoresearch.research.loop" and is_in(name, "autoresearch.harness") and not by_runner:
         return "the loop knows the harness by its runner only"
     if CHILD_SIDE.fullmatch(module):
         return None
     if imported.package in FRAMEWORKS:
         return "only the harness's child side imports a framework"
-    if CHILD_SIDE.fullmatch(target):
+    if CHILD_SIDE.match(name):
         return "trusted processes start the child side, they never import it"
     if imported.package == "backends" and target not in TRUSTED_BACKENDS:
         return "trusted processes import backends.{base, recipe, spec} and never the candidate or a device"
-    if imported.name == "backends.load":
+    if name == "backends.load":
         return "trusted processes never load a backend"
     return None
 

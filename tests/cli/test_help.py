@@ -67,6 +67,7 @@ def test_a_link_to_no_file_or_heading_is_found(generate: ModuleType, tmp_path: P
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.md").write_text("# Two words\n")
     (tmp_path / "README.md").write_text(
-        "[ok](docs/a.md#two-words) [ok](https://example.com) `[code](no.md)`\n[gone](docs/b.md) [gone](docs/a.md#three)\n"
+        "[ok](docs/a.md#two-words) [ok](https://example.com) `[code](no.md)`\n"
+        "[gone](docs/b.md) [gone](docs/a.md#three)\n"
     )
     assert len(generate.broken(tmp_path)) == 2

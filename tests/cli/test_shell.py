@@ -160,7 +160,9 @@ def test_output_that_the_terminal_cannot_spell_does_not_end_a_command() -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("trian", "train"), ("stauts", "status"), ("LOG", "log"), ("lop", "loop")])
+@pytest.mark.parametrize(("typed", "meant"), [
+    ("trian", "train"), ("stauts", "status"), ("LOG", "log"), ("lop", "loop"),
+])
 def test_a_misspelt_verb_gets_the_nearest(typed: str, meant: str) -> None:
     done = ar(typed)
     assert done.returncode == 2

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "demo": "A short study on offline text, from nothing to a report in minutes.",
-    "prepare": "Turn text into splits, tokenizers and shards in the cache.",
+    "prepare": "Prepare text to train on and to be scored on.",
     "probe": "Measure this machine and propose a model size that fits it.",
     "train": "Train the current recipe once and score it.",
     "loop": "Improve the model until told to stop: propose, train, score, keep or revert.",

@@ -33,6 +33,9 @@ OS_HINTS = {
     errno.EACCES: "You may not do that to this file: check its owner and permissions.",
     errno.EPERM: "You may not do that to this file: check its owner and permissions.",
     errno.ENOENT: "There is no such file: check the path.",
+    errno.EISDIR: "That is a folder where a file is wanted: check the path.",
+    errno.ENOTDIR: "That is a file where a folder is wanted: check the path.",
+    errno.ENAMETOOLONG: "That name is too long for the file system: choose a shorter one.",
     errno.EMFILE: "Too many files are open: raise the limit (`ulimit -n 4096`) and try again.",
     errno.ENOMEM: "Memory ran out: close other programs, or use a smaller recipe.",
 }

@@ -1,0 +1,53 @@
+"""`ar demo`: the main job in minutes, on text that every machine has."""
+
+from __future__ import annotations
+
+import click
+
+from autoresearch.cli.loop import night
+from autoresearch.cli.machine import backend_option
+from autoresearch.cli.studying import Wanted
+from autoresearch.data import corpus, prepare, prepared
+from autoresearch.errors import UserError
+from autoresearch.paths import clone
+from autoresearch.research.study import Study
+from autoresearch.research.until import Until
+
+TAG, BUDGET_S, EXPERIMENTS = "demo", 10.0, 8
+MAX_BYTES = 6_000_000
+
+
+@click.command("demo")
+@backend_option
+@click.option("--experiments", type=click.IntRange(1), default=EXPERIMENTS, show_default=True,
+              help="How many ideas to try in one go.")
+def command(backend: str | None, experiments: int) -> None:
+    """A short study on offline text, from nothing to a report in minutes.
+
+    Prepares the source of Python's standard library, sizes a model to this machine, tries ideas for ten seconds each,
+    and writes a report with a picture and samples. Repeating it continues the same study.
+
+    \b
+    Example:
+      ar demo
+    """
+    from autoresearch.cli.sample import sample_text
+
+    try:
+        found = prepared.find(TAG)
+    except UserError:
+        click.echo("preparing the source of Python's standard library", err=True)
+        found = prepare.prepare(corpus.stdlib(MAX_BYTES), TAG, ("bpe-1024", "bpe-2048", "bpe-4096")).prepared
+    said = night(Wanted(TAG, None, backend, found.name), Until(_left(experiments)), verify_seeds=2, with_reference=False)
+    click.echo("A sample of the champion:\n")
+    click.echo(sample_text(TAG, tokens=160))
+    click.echo("\n" + said)
+
+
+def _left(experiments: int) -> int:
+    """What an interrupted round still lacks; a whole new round where none was interrupted."""
+    if TAG not in Study.tags(clone()):
+        return experiments
+    with Study.open(clone(), TAG, readonly=True) as study:
+        done = sum(1 for e in study.ledger.experiments() if e.n > 0 and e.verdict)
+    return experiments - done % experiments

@@ -1,0 +1,156 @@
+"""What the commands that advance a study share: open or begin one, and gather what its loop needs."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+
+from autoresearch import paths
+from autoresearch.cli.machine import choose_backend, sized
+from autoresearch.cli.terminal import TerminalView
+from autoresearch.data import prepared
+from autoresearch.data.prepared import Prepared
+from autoresearch.errors import UsageError, UserError
+from autoresearch.harness import assemble
+from autoresearch.harness.runner import Runner
+from autoresearch.research.lab import Lab
+from autoresearch.research.loop import Loop
+from autoresearch.research.researchers.base import Researcher
+from autoresearch.research.study import Study
+from autoresearch.research.until import Until
+
+DEFAULT_BUDGET_S = 300.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a person asked of a study; None: as it is, or the default for a new one."""
+
+    tag: str | None = None
+    budget_s: float | None = None
+    backend: str | None = None
+    data: str | None = None
+
+
+def begin_or_continue(wanted: Wanted, say: TerminalView) -> tuple[Study, Prepared]:
+    """The study of that tag, or the one used last where it is on the same text; else a new one."""
+    clone = paths.clone()
+    tags = Study.tags(clone)
+    tag = wanted.tag or (tags[0] if tags else _today(tags))
+    if tag in tags:
+        study = Study.open(clone, tag)
+        found = _text_of(study)
+        chosen = prepared.find(wanted.data) if wanted.data else _current()
+        if wanted.tag or chosen is None or chosen.digest == found.digest:
+            _refuse_other_terms(study, wanted)
+            say.note(f"continuing study {tag} on {found.name}")
+            return study, found
+        say.note(f"study {tag} is on {found.name}; the text now is {chosen.name}: starting a new study")
+        study.close()
+        tag = _today(tags)
+    return _begin(clone, tag, wanted, say)
+
+
+def open_study(tag: str | None) -> tuple[Study, Prepared]:
+    """An existing study, to change it."""
+    study = Study.open(paths.clone(), tag)
+    return study, _text_of(study)
+
+
+def lab_of(study: Study, found: Prepared, view: TerminalView) -> Lab:
+    """Raises UserError where the trainer is no longer the one that the study's scores come from."""
+    if study.ledger.fact("frozen_digest") != assemble.digest(assemble.frozen_files()):
+        raise UserError(f"study {study.tag} was made with another version of the trainer (backends/ or the harness has "
+                        "changed since), so new scores would not compare with its own",
+                        "Start a new study with --tag, or go back to the version that it was made with.")
+    runner = Runner(found, study.ledger.fact("backend"), paths.cache() / "compiled")
+    return Lab(study, study.ledger, runner, study.ledger.fact("budget_s"), view)
+
+
+def loop_of(lab: Lab, researcher: Researcher, until: Until) -> Loop:
+    brief = lab.study.worktree / "program.md"
+    text = brief.read_text(encoding="utf-8", errors="replace") if brief.is_file() else ""
+    return Loop(lab, researcher, text, lab.ledger.fact("device") or {}, until)
+
+
+def plan_of(lab: Lab) -> dict[str, Any]:
+    """The probe's plan for this study, measured once."""
+    plan: dict[str, Any] | None = lab.ledger.fact("plan")
+    if plan is None:
+        plan = sized(lab.runner.prepared, lab.runner.backend, lab.budget_s).to_json()
+        lab.ledger.set_fact("device", plan["device"] | {"backend": plan["backend"]})
+        lab.ledger.set_fact("plan", plan)
+        lab.view.note(plan["why"])
+    return plan
+
+
+@contextlib.contextmanager
+def interruptible(until: Until, view: TerminalView) -> Iterator[None]:
+    """Ctrl-C once: finish the trial in progress, then stop. Twice: stop at once. TERM is as Ctrl-C twice."""
+    def once(signum: int, frame: FrameType | None) -> None:
+        if until.asked or signum == signal.SIGTERM:
+            raise KeyboardInterrupt
+        until.asked = True
+        view.note("stopping after the experiment in progress; press Ctrl-C again to stop now")
+
+    before = [signal.signal(s, once) for s in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield
+    finally:
+        view.close()
+        for s, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(s, handler)
+
+
+def _begin(clone: Path, tag: str, wanted: Wanted, say: TerminalView) -> tuple[Study, Prepared]:
+    found = prepared.find(wanted.data) if wanted.data else prepared.current()
+    backend = choose_backend(wanted.backend)
+    if shutil.disk_usage(clone).free < 2 << 30:
+        raise UserError(f"less than 2 GiB of disk space are free at {clone}", "A study keeps weights and logs: free some.")
+    study = Study.create(clone, tag, facts={
+        "budget_s": wanted.budget_s or DEFAULT_BUDGET_S, "backend": backend, "data_name": found.name,
+        "data_digest": found.digest, "data_root": str(found.root),
+        "frozen_digest": assemble.digest(assemble.frozen_files())})
+    say.note(f"new study {tag} on {found.name}, {study.ledger.fact('budget_s'):g} s a trial, {backend}; "
+             f"branch {study.workspace.branch}")
+    return study, found
+
+
+def _text_of(study: Study) -> Prepared:
+    """The prepared text that a study began with, checked to be the same."""
+    name, digest = study.ledger.fact("data_name"), study.ledger.fact("data_digest")
+    found = prepared.find(name)
+    if found.digest != digest:
+        raise UserError(f"the prepared text {name} is not the one that study {study.tag} began with",
+                        "Prepare the old text again under that name, or start a new study with --tag.")
+    return found
+
+
+def _current() -> Prepared | None:
+    try:
+        return prepared.current()
+    except UserError:
+        return None
+
+
+def _refuse_other_terms(study: Study, wanted: Wanted) -> None:
+    for name, asked in (("budget_s", wanted.budget_s), ("backend", wanted.backend), ("data_name", wanted.data)):
+        has = study.ledger.fact(name)
+        if asked is not None and asked != has:
+            raise UsageError(f"study {study.tag} was begun with {name.removesuffix('_s')} {has}, not {asked}: its scores "
+                             "compare only on equal terms", "Leave the option out, or start a new study with --tag.")
+
+
+def _today(tags: list[str]) -> str:
+    day = time.strftime("%b%d").lower()
+    return next(t for i in range(len(tags) + 1) if (t := day if i == 0 else f"{day}-{i + 1}") not in tags)
+
+

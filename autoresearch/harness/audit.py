@@ -1,0 +1,64 @@
+"""The replay audit: does the model still say the same where the future is another?
+
+A fresh logits server is given scored rows again, in another order and other batches. Up to a secret position
+a row is the row that was scored; from there on it is the text of some other row. The logits at the position
+must equal those recorded when scoring. A replaced future shows more than a cut-off one: the rows look like
+any other rows, so a model can't behave well only when it is being replayed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+
+from autoresearch.data import prepared
+from autoresearch.harness import jobs
+from autoresearch.harness.scorer import Rows
+from autoresearch.harness.serving import LogitsServer, Served, ServerFailed
+
+# Largest difference of any logit that honest models show; docs/architecture.md says how it was measured.
+TOLERANCE = {"float32": 2e-3, "bfloat16": 0.35}
+
+
+def replayed(inputs_RT: np.ndarray, rows: np.ndarray, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(S, T): each row kept up to and including its position, another row's text after it."""
+    others = (rows + rng.integers(1, max(2, len(inputs_RT)), len(rows))) % len(inputs_RT)
+    future = np.arange(inputs_RT.shape[1])[None] > positions[:, None]
+    return np.where(future, inputs_RT[others], inputs_RT[rows])
+
+
+def replay(job: jobs.ScoreJob) -> dict[str, object]:
+    found = prepared.load(job.prepared)
+    tokenizer = found.tokenizer(job.tokenizer)
+    inputs_RT = Rows.of(found.rows(job.split)[: job.rows], tokenizer).inputs_RT
+    with np.load(job.recorded, allow_pickle=False) as recorded:
+        rows, positions, logits_SV = recorded["rows"], recorded["positions"], recorded["logits"]
+    rng = np.random.default_rng()
+    order = rng.permutation(len(rows))
+    rows, positions, logits_SV = rows[order], positions[order], logits_SV[order]
+    tokens_ST = replayed(inputs_RT, rows, positions, rng)
+    served = Served(job.backend, job.recipe, tokenizer.vocab, job.weights, job.tree, job.folder, job.compile_cache)
+    worst = 0.0
+    with LogitsServer(served, inputs_RT.shape[1], max_batch=int(rng.integers(3, 8))) as server:
+        for start in range(0, len(rows), server.batch):
+            some = slice(start, start + server.batch)
+            got_BTV = server.ask(tokens_ST[some])
+            got_BV = got_BTV[np.arange(len(got_BTV)), positions[some]]
+            difference = float(np.abs(got_BV - logits_SV[some]).max())
+            worst = max(worst, difference) if np.isfinite(difference) else float("inf")
+    return {"status": "ok", "difference": min(worst, 1e30), "positions": len(rows)}
+
+
+def main() -> None:
+    job = jobs.parse(jobs.ScoreJob, sys.stdin.read())
+    try:
+        result = replay(job)
+    except ServerFailed as e:
+        result = {"status": e.status, "reason": e.reason}
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

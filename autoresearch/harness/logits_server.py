@@ -1,0 +1,51 @@
+"""The logits server: saved weights and token rows in, logits out, over shared memory.
+
+Runs the candidate's forward pass in a fresh process. It never learns which tokens are scored or how well.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import numpy as np
+
+import backends
+from autoresearch.harness import jobs
+from autoresearch.harness.channel import Channel, Closed, map_array
+from autoresearch.harness.child import die_with_parent, failure
+from backends.recipe import Recipe
+
+
+def serve(job: jobs.ServerJob, channel: Channel) -> None:
+    from safetensors.numpy import load_file
+
+    backend = backends.load(job.backend)
+    state = backend.init(Recipe().replace(job.recipe), job.vocab, load_file(job.weights))
+    tokens = map_array(job.tokens, (job.batch, job.length), np.int32)
+    out = map_array(job.logits, (job.batch, job.length, job.vocab), np.float32)
+    channel.send(event="ready")
+    while True:
+        request = channel.receive(None)
+        if request is None:
+            continue
+        rows = int(request["rows"])
+        logits = backend.logits(state, tokens[:rows].copy())
+        if logits.shape != (rows, job.length, job.vocab):
+            raise ValueError(f"logits of shape {logits.shape}; expected {(rows, job.length, job.vocab)}")
+        out[:rows] = logits
+        channel.send(event="served", rows=rows)
+
+
+def main(text: str) -> None:
+    job = jobs.parse(jobs.ServerJob, text)
+    channel = Channel.inherit(job.control)
+    die_with_parent()
+    try:
+        serve(job, channel)
+    except Closed:
+        sys.exit(0)
+    except BaseException as e:  # the candidate may raise anything
+        traceback.print_exc()
+        channel.send(event="failed", **failure(e))
+        sys.exit(1)

@@ -1,0 +1,128 @@
+"""The scorer process: bits per byte of saved weights on the rows of one split.
+
+Trusted; it holds the text and runs no candidate code. It asks a logits server for raw logits, takes the
+log-softmax itself, and records the logits at a few secret positions for the replay audit.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from autoresearch.data import prepared
+from autoresearch.data.tokenizer import Tokenizer
+from autoresearch.harness import jobs
+from autoresearch.harness.serving import LogitsServer, Served, ServerFailed
+
+MIN_ROWS = 32
+RECORDED_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The yardstick rows of a split as tokens: inputs begin with BOS, short rows are padded at the end."""
+
+    inputs_RT: np.ndarray
+    targets_RT: np.ndarray
+    lengths_R: np.ndarray  # scored tokens per row
+    bytes_R: np.ndarray
+    chars_R: np.ndarray
+
+    @classmethod
+    def of(cls, texts: list[bytes], tokenizer: Tokenizer) -> Rows:
+        ids = [tokenizer.encode(text) for text in texts]
+        lengths = np.array([len(i) for i in ids])
+        length = -(-int(lengths.max()) // 16) * 16
+        inputs = np.full((len(ids), length), tokenizer.bos, np.int32)
+        targets = np.zeros((len(ids), length), np.int32)
+        for row, tokens in enumerate(ids):
+            inputs[row, 1 : len(tokens)] = tokens[:-1]
+            targets[row, : len(tokens)] = tokens
+        chars = [len(text.decode("utf-8", "surrogateescape")) for text in texts]
+        return cls(inputs, targets, lengths, np.array([len(t) for t in texts]), np.array(chars))
+
+
+def surprise(logits_BTV: np.ndarray, targets_BT: np.ndarray) -> np.ndarray:
+    """-log softmax(logits)[target] in nats, (B, T). Raises ServerFailed for logits that are not finite."""
+    out = np.empty(targets_BT.shape, np.float64)
+    for row, logits_TV in enumerate(logits_BTV):
+        top_T1 = logits_TV.max(axis=1, keepdims=True)
+        if not np.isfinite(top_T1).all():
+            raise ServerFailed("invalid", "the model's logits are not finite numbers")
+        total_T = np.exp(logits_TV - top_T1).sum(axis=1, dtype=np.float64)
+        chosen_T = np.take_along_axis(logits_TV, targets_BT[row][:, None], axis=1)[:, 0]
+        out[row] = np.log(total_T) + top_T1[:, 0] - chosen_T
+    if not np.isfinite(out).all():
+        raise ServerFailed("invalid", "the model's logits are not finite numbers")
+    return out
+
+
+@dataclass
+class Recorder:
+    """Keeps the logits of secret positions: per row one drawn uniformly, and the one predicted best
+    compared with how rare its token is, where a model that sees ahead gives itself away."""
+
+    rarity_V: np.ndarray  # nats of each token by frequency alone
+    limit: int
+    rng: np.random.Generator = field(default_factory=np.random.default_rng)  # seeded by the system: secret
+    rows: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    logits: list[np.ndarray] = field(default_factory=list)
+
+    def see(self, row: int, length: int, logits_TV: np.ndarray, nats_T: np.ndarray, targets_T: np.ndarray) -> None:
+        best = int(np.argmax(self.rarity_V[targets_T[:length]] - nats_T[:length]))
+        for position in {int(self.rng.integers(length)), best}:
+            if len(self.rows) < self.limit:
+                self.rows.append(row)
+                self.positions.append(position)
+                self.logits.append(logits_TV[position].copy())
+
+    def save(self, path: str) -> None:
+        np.savez(path, rows=np.array(self.rows), positions=np.array(self.positions), logits=np.array(self.logits))
+
+
+def score(job: jobs.ScoreJob) -> dict[str, object]:
+    """Sums over the first `job.rows` rows; where that is None, over as many as fit into `job.seconds`."""
+    found = prepared.load(job.prepared)
+    tokenizer = found.tokenizer(job.tokenizer)
+    rows = Rows.of(found.rows(job.split)[: job.rows], tokenizer)
+    counts_V = np.bincount(rows.targets_RT.ravel(), minlength=tokenizer.vocab) + 1
+    recorder = Recorder(-np.log(counts_V / counts_V.sum()), RECORDED_BYTES // (4 * tokenizer.vocab))
+    served = Served(job.backend, job.recipe, tokenizer.vocab, job.weights, job.tree, job.folder, job.compile_cache)
+    nats, done = 0.0, 0
+    with LogitsServer(served, rows.inputs_RT.shape[1]) as server:
+        started = time.monotonic()
+        while done < len(rows.inputs_RT):
+            enough = job.rows is None and job.seconds is not None and done >= MIN_ROWS
+            if enough and time.monotonic() - started > job.seconds:
+                break
+            some = slice(done, done + server.batch)
+            logits_BTV = server.ask(rows.inputs_RT[some])
+            nats_BT = surprise(logits_BTV, rows.targets_RT[some])
+            for i, length in enumerate(rows.lengths_R[some]):
+                nats += float(nats_BT[i, :length].sum())
+                recorder.see(done + i, int(length), logits_BTV[i], nats_BT[i], rows.targets_RT[done + i])
+            done += len(logits_BTV)
+        seconds = time.monotonic() - started
+    if job.recorded:
+        recorder.save(job.recorded)
+    return {"status": "ok", "split": job.split, "nats": nats, "tokens": int(rows.lengths_R[:done].sum()),
+            "bytes": int(rows.bytes_R[:done].sum()), "chars": int(rows.chars_R[:done].sum()), "rows": done,
+            "seconds": seconds}
+
+
+def main() -> None:
+    job = jobs.parse(jobs.ScoreJob, sys.stdin.read())
+    try:
+        result = score(job)
+    except ServerFailed as e:
+        result = {"status": e.status, "reason": e.reason}
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

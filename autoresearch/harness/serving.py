@@ -1,0 +1,98 @@
+"""A trusted process's view of a logits server: rows of tokens in, raw logits out."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from autoresearch.harness import jobs, launch
+from autoresearch.harness.channel import Channel, Closed, map_array, shared_buffer
+
+LOGITS_BYTES = 64 << 20  # of one batch
+START_TIMEOUT_S, REPLY_TIMEOUT_S = 180.0, 120.0
+
+
+class ServerFailed(Exception):
+    """`status` is the verdict it leads to: crash, timeout or invalid."""
+
+    def __init__(self, status: str, reason: str):
+        self.status, self.reason = status, reason
+        super().__init__(reason)
+
+
+@dataclass(frozen=True)
+class Served:
+    """Which weights to serve, by whose code, where."""
+
+    backend: str
+    recipe: dict[str, Any]
+    vocab: int
+    weights: str
+    tree: str
+    folder: str
+    compile_cache: str
+
+
+class LogitsServer:
+    """Context manager around one fresh server process."""
+
+    def __init__(self, served: Served, length: int, max_batch: int = 64):
+        self.length, self.vocab = length, served.vocab
+        self.batch = max(1, min(max_batch, LOGITS_BYTES // (4 * length * served.vocab)))
+        tokens, logits = shared_buffer(4 * self.batch * length), shared_buffer(4 * self.batch * length * served.vocab)
+        ours, theirs = socket.socketpair()
+        job = jobs.ServerJob(
+            backend=served.backend, recipe=served.recipe, vocab=served.vocab, weights=served.weights,
+            batch=self.batch, length=length, control=theirs.fileno(), tokens=tokens, logits=logits)
+        self._tokens = map_array(tokens, (self.batch, length), np.int32)
+        self._logits = map_array(logits, (self.batch, length, served.vocab), np.float32)
+        self._channel = Channel(ours)
+        self._process = launch.candidate("logits_server", jobs.dump(job), Path(served.tree), Path(served.folder),
+                                         Path(served.compile_cache), (theirs.fileno(), tokens, logits))
+        theirs.close()
+        os.close(tokens)
+        os.close(logits)
+
+    def __enter__(self) -> LogitsServer:
+        try:
+            self._reply("ready", START_TIMEOUT_S)
+        except BaseException:
+            launch.end(self._process)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+        self._channel.close()
+        launch.end(self._process)
+
+    def ask(self, tokens_BT: np.ndarray) -> np.ndarray:
+        """float32 (B, length, V) for B <= batch rows padded to length; valid until the next call."""
+        rows = len(tokens_BT)
+        self._tokens[:rows] = tokens_BT
+        self._logits[:rows] = np.nan  # what the server leaves out can't pass for an answer
+        self._channel.send(rows=rows)
+        self._reply("served", REPLY_TIMEOUT_S)
+        return self._logits[:rows]
+
+    def _reply(self, expected: str, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                message = self._channel.receive(max(0.0, deadline - time.monotonic()))
+            except Closed:
+                raise ServerFailed("crash", "the logits server died") from None
+            except ValueError as e:
+                raise ServerFailed("invalid", f"the logits server broke the protocol: {e}") from None
+            if message is None:
+                raise ServerFailed("timeout", f"the logits server gave no answer within {timeout_s:.0f} s")
+            if message.get("event") == "failed":
+                raise ServerFailed("crash", str(message.get("message", ""))[:2000])
+            if message.get("event") == expected:
+                return

@@ -1,0 +1,24 @@
+"""Text from strangers, made fit to show: the end of a log, without control sequences, of bounded length."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def clean(text: str, limit: int = 4000) -> str:
+    """Printable characters, tabs and line ends; at most the last `limit` characters."""
+    return CONTROLS.sub("", ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))[-limit:]
+
+
+def tail(path: Path, lines: int = 30) -> str:
+    """The last lines of a file that may be missing, huge or binary."""
+    try:
+        with open(path, "rb") as f:
+            f.seek(max(0, path.stat().st_size - 16384))
+            return "\n".join(clean(f.read().decode("utf-8", "replace")).splitlines()[-lines:])
+    except OSError:
+        return ""

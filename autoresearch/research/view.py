@@ -1,0 +1,22 @@
+"""What a running study tells whoever is watching. This one says nothing; the terminal's is in autoresearch.cli."""
+
+from __future__ import annotations
+
+from autoresearch.research.records import Experiment, Point, Trial
+
+
+class View:
+    def note(self, text: str) -> None:
+        """One line about the study."""
+
+    def trial_started(self, label: str, seed: int, budget_s: float | None) -> None:
+        """`label` says whose trial it is, such as '#4' or 'baseline'."""
+
+    def trial_event(self, event: str, point: Point | None) -> None:
+        """Start-up ('loaded', 'ready'), training ('step', with its point), 'scoring'."""
+
+    def trial_ended(self, trial: Trial) -> None: ...
+
+    def proposed(self, n: int, hypothesis: str, changes: dict[str, object]) -> None: ...
+
+    def decided(self, experiment: Experiment, gain_bpb: float | None) -> None: ...

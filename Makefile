@@ -7,7 +7,7 @@
 # make clean    removes .venv and tool caches; never studies, never prepared data
 #
 # PYTHON=python3.13   which Python makes the environment (3.11 or newer)
-# TORCH_INDEX=URL     where to take torch from, for another build than the default (see README)
+# TORCH_INDEX=URL     where a new .venv takes torch from, for another build than the default (see README)
 
 ifeq ($(OS),Windows_NT)
 $(error autoresearch runs on Linux, macOS and WSL2, not on native Windows. Run "wsl --install" in PowerShell, \

@@ -65,6 +65,8 @@ def _corpus(paths: tuple[str, ...], are_texts: bool, wants_stdlib: bool, max_byt
                          "Choose one: ar prepare, or ar prepare --text PATH")
     if not paths:
         return corpus.stdlib(max_bytes)
+    if "" in paths:
+        raise UsageError("a path is empty", "Is a shell variable unset? Usage: ar prepare --text PATH")
     if not are_texts and not Path(paths[0]).exists():
         raise UsageError(f"{paths[0]!r} is neither a file nor {corpus.STDLIB}",
                          "ar prepare --text PATH takes files and folders.")

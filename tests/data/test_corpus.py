@@ -1,0 +1,125 @@
+"""Where text comes from: every byte as it was, and a sentence for everything that is no text."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from autoresearch.data import corpus
+from autoresearch.errors import UserError
+from tests.data.texts import made_text
+
+
+def test_one_file_is_one_document_with_its_own_sha256(novel: Path):
+    found = corpus.text([novel])
+    assert found.documents == [novel.read_bytes()]
+    assert found.sha256() == hashlib.sha256(novel.read_bytes()).hexdigest()
+    assert (found.kind, found.name, found.notes) == ("text", "novel", [])
+
+
+def test_separator_lines_divide_a_file(tmp_path: Path):
+    path = tmp_path / "stories.txt"
+    path.write_bytes(b"one\n<|endoftext|>\ntwo <|endoftext|> inside\r\n<|endoftext|>\r\n\n<|endoftext|>\n"
+                     b"three<|endoftext|>")
+    assert corpus.text([path]).documents == [b"one\n", b"two <|endoftext|> inside\r\n", b"\n", b"three<|endoftext|>"]
+    path.write_bytes(b"one\n<|endoftext|>")
+    assert corpus.text([path]).documents == [b"one\n"]
+
+
+def test_a_folder_gives_its_text_files_in_sorted_order(tmp_path: Path):
+    root = tmp_path / "letters"
+    for name, content in {"b.txt": b"second", "a/z.md": b"third", "a.py": b"first", ".hidden": b"no", ".git/x": b"no",
+                          "photo.jpg": b"\xff\xd8\0\0", "empty.txt": b""}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    os.mkfifo(root / "pipe")
+    (root / "lost").symlink_to(root / "nowhere")
+    (root / "again").symlink_to(root, target_is_directory=True)
+    found = corpus.text([root])
+    assert found.documents == [b"first", b"second", b"third"]
+    assert sorted(note.split(": ")[1] for note in found.notes) == ["it does not exist", "it is a pipe, not a file",
+                                                                   "it is binary, not text"]
+
+
+def test_bytes_that_are_not_utf8_are_kept_and_counted(tmp_path: Path):
+    path = tmp_path / "latin1.txt"
+    path.write_bytes("déjà vu, ".encode("latin-1") * 100)
+    found = corpus.text([path])
+    assert found.documents == [path.read_bytes()]
+    assert found.notes == ["200 bytes are not UTF-8; they are kept as they are, and count as one character each"]
+
+
+@pytest.mark.parametrize("limit", [1, 9_000, 50_001])
+def test_a_limit_on_bytes_cuts_at_a_line_or_between_characters(tmp_path: Path, limit: int):
+    for content in (made_text(80_000), "東".encode() * 30_000):
+        (tmp_path / "long.txt").write_bytes(content)
+        found = corpus.text([tmp_path / "long.txt", tmp_path / "long.txt"], limit)
+        whole = b"".join(found.documents)
+        assert limit - corpus.SNIFF_BYTES < len(whole) <= limit
+        assert content.startswith(whole)
+        assert "left out" in found.notes[0]
+        whole.decode("utf-8")
+
+
+def test_the_standard_library_is_source_and_nothing_else():
+    found = corpus.stdlib(max_bytes=1_500_000)
+    assert found.name == "stdlib" and "standard library of Python 3" in found.source
+    assert 1_400_000 < found.bytes <= 1_500_000
+    assert found.documents == corpus.stdlib(max_bytes=1_500_000).documents
+    assert (Path(os.__file__).parent / "ast.py").read_bytes() in found.documents
+    assert not any(b"build_time_vars" in document[:200] for document in found.documents)
+
+
+def bad_paths(tmp_path: Path) -> dict[str, str]:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "binary").write_bytes(b"ELF\0\1\2")
+    (tmp_path / "windows").write_bytes("notes".encode("utf-16"))
+    (tmp_path / "separators").write_bytes(b"<|endoftext|>\n<|endoftext|>\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/1.jpg").write_bytes(b"\xff\xd8\0")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    return {"pipe": "is a pipe", "empty": "is empty", "binary": "is binary", "windows": "is UTF-16",
+            "loop": "can't be read", "separators": "nothing but separators", "folder": "holds no text",
+            "photos": "holds no text.*binary",
+            "missing": "does not exist", "empty/x": "does not exist", "/dev/zero": "is a device"}
+
+
+def test_what_is_no_text_is_refused_in_a_sentence_with_a_remedy(tmp_path: Path, novel: Path):
+    for name, words in bad_paths(tmp_path).items():
+        with pytest.raises(UserError, match=words) as caught:
+            corpus.text([novel, tmp_path / name])
+        assert name.rpartition("/")[2] in caught.value.message and caught.value.hint
+
+
+def test_a_socket_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("s")
+        with pytest.raises(UserError, match="is a socket"):
+            corpus.text([Path("s")])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file_or_folder_says_so(tmp_path: Path, novel: Path):
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    for path in (novel, folder):
+        path.chmod(0)
+        with pytest.raises(UserError, match="permission denied"):
+            corpus.text([path])
+        path.chmod(0o700)
+
+
+def test_permission_denied_is_a_sentence_for_root_too(novel: Path, monkeypatch: pytest.MonkeyPatch):
+    def denied(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", denied)
+    with pytest.raises(UserError, match=r"novel.txt can't be read: permission denied"):
+        corpus.text([novel])

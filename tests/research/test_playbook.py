@@ -1,0 +1,340 @@
+"""The playbook researcher, on studies simulated from hand-made ledgers: no training, no clock, no git."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from autoresearch.research.records import BASELINE, Experiment, Point, Score, Trial
+from autoresearch.research.researchers.base import Context, Proposal
+from autoresearch.research.researchers.moves import MOVES, SCHEMA, schema_moves
+from autoresearch.research.researchers.playbook import Playbook, settle
+from backends.recipe import Recipe
+
+VOCAB = {"byte": 257, "bpe-1024": 1025, "bpe-2048": 2049, "bpe-4096": 4097}
+SPREAD = 0.002
+Outcome = float | str  # val_bpb, or the verdict of a trial without a score: "crash: why"
+
+
+def trial_of(n: int, bpb: float | None, status: str = "ok", reason: str = "", **fields: Any) -> Trial:
+    score = Score("val", nats=(bpb or 0) * math.log(2) * 1000, tokens=300, bytes=1000, chars=1000, rows=4)
+    given = dict(steps=1000, tokens=1_000_000) | fields
+    return Trial(n + 10, n, 1, "screen", status, 30.0, "2026-01-01T00:00:00Z", reason, scores=(score,) if bpb else (),
+                 **given)
+
+
+def experiment(n: int, recipe: Recipe, outcome: Outcome, verdict: str, parent: str = "", **fields: Any) -> Experiment:
+    bpb = outcome if isinstance(outcome, float) else None
+    reason = "" if isinstance(outcome, float) else outcome.partition(": ")[2]
+    trial = trial_of(n, bpb, "ok" if bpb else verdict, reason, **fields)
+    return Experiment(n, parent, f"sha{n}", "playbook", "", "", {}, recipe.flat(), "done", verdict, reason,
+                      "2026-01-01T00:00:00Z", (trial,))
+
+
+class Study:
+    """Runs a researcher against a function of the recipe, as the loop would."""
+
+    def __init__(self, start: Recipe, objective: Callable[[Recipe], Outcome], **context: Any):
+        self.objective, self.recipe = objective, start
+        fields = context.pop("trial", {})
+        self.fields = fields
+        self.top = experiment(BASELINE, start, objective(start), "keep", **fields)
+        self.ledger = [self.top]
+        self.proposals: list[Proposal] = []
+        self.given = dict(spread_bpb=SPREAD, tokenizers=list(VOCAB), vocab=VOCAB, seconds_left=None, brief="",
+                          train_tokens=dict.fromkeys(VOCAB, 10**9), budget_s=300.0, fits=lambda r: True,
+                          device={"name": "cpu", "backend": "cpu", "precisions": ("float32",)}) | context
+
+    def context(self) -> Context:
+        return Context(incumbent=self.top, recipe=self.recipe, experiments=list(self.ledger), **self.given)
+
+    def record(self, changes: dict[str, Any]) -> Experiment:
+        recipe = self.recipe.replace(changes)
+        outcome, n = self.objective(recipe), len(self.ledger)
+        if isinstance(outcome, float):
+            verdict = "keep" if outcome < (self.top.bpb() or 9) - SPREAD else "discard"
+        else:
+            verdict = outcome.partition(":")[0]
+        e = experiment(n, recipe, outcome, verdict, self.top.sha, **self.fields)
+        self.ledger.append(e)
+        if verdict == "keep":
+            self.top, self.recipe = e, recipe
+        return e
+
+    def step(self) -> Proposal:
+        proposal = Playbook().propose(self.context())
+        self.proposals.append(proposal)
+        self.record(proposal.changes)
+        return proposal
+
+    def run(self, count: int) -> Study:
+        for _ in range(count):
+            self.step()
+        return self
+
+
+def bowl(**best: float) -> Callable[[Recipe], float]:
+    """A smooth objective: 1 bpb at the best point, more by the square of the octaves away from it."""
+    def objective(r: Recipe) -> float:
+        flat = r.flat()
+        return 1.0 + 0.02 * sum(math.log2(flat[k.replace("__", ".")] / v) ** 2 for k, v in best.items())
+    return objective
+
+
+HIDDEN = bowl(batch__tokens_per_step=1024, optim__matrix_lr=0.11, optim__embedding_lr=0.9, model__depth=2,
+              model__width=192, model__qk_scale=1.5, optim__unembedding_lr=0.01, model__mlp_ratio=2.5)
+FLAT: Callable[[Recipe], float] = lambda r: 1.5  # noqa: E731 - an objective that nothing improves
+
+
+def noisy(r: Recipe) -> Outcome:
+    """Every kind of ending, decided by the recipe."""
+    rng = random.Random(r.digest())
+    kinds: list[Outcome] = ["crash: out of memory", "crash: training diverged: the loss was nan at 3",
+                            "timeout: overran", "invalid: a rule", "interrupted: slept"]
+    return rng.choice(kinds) if rng.random() < 0.2 else HIDDEN(r) + rng.gauss(0, SPREAD)
+
+
+@pytest.mark.parametrize("objective", [HIDDEN, FLAT, noisy], ids=["smooth", "flat", "noisy"])
+def test_never_out_of_ideas_never_the_same_recipe_always_valid(objective: Callable[[Recipe], Outcome]) -> None:
+    study = Study(Recipe(), objective, device={"precisions": ("float32", "bfloat16")}).run(300)
+    recipes = [Recipe().replace(e.recipe) for e in study.ledger]  # raises RecipeError for one that isn't valid
+    assert len({r.digest() for r in recipes}) == 301
+    for r in recipes:
+        assert r.batch.tokens_per_step % r.model.seq_len == 0
+    for p in study.proposals:
+        assert p.changes and not p.files
+
+
+def test_the_same_ledger_gives_the_same_proposal_and_nothing_else_is_remembered() -> None:
+    study = Study(Recipe(), noisy)
+    researcher = Playbook()
+    for _ in range(80):
+        proposal = researcher.propose(study.context())
+        assert proposal == Playbook().propose(study.context())
+        study.record(proposal.changes)
+
+
+def test_every_hypothesis_is_one_line_and_cites_a_result_that_exists() -> None:
+    study = Study(Recipe(), noisy)
+    for n in range(1, 150):
+        p = study.step()
+        assert p.hypothesis and "\n" not in p.hypothesis and len(p.hypothesis) < 200
+        for text in (p.hypothesis, p.evidence):
+            cited = [int(word.split("#")[1].rstrip(":;),.")) for word in text.split() if "#" in word]
+            assert cited and all(0 <= c < n for c in cited), text
+
+
+def random_order(seed: int, count: int) -> float:
+    """What the same moves reach when they are tried in random order and direction."""
+    rng, study = random.Random(seed), Study(Recipe(), HIDDEN)
+    for _ in range(count):
+        move = rng.choice((*MOVES, *schema_moves()))
+        flat = study.recipe.flat()
+        recipe = settle(study.context(), flat | move.turn(study.context(), flat, rng.choice((1, -1)), move.stride))
+        if recipe:
+            study.record({k: v for k, v in recipe.flat().items() if study.recipe.flat()[k] != v})
+    return study.top.bpb() or 9
+
+
+def test_gets_further_than_the_same_moves_in_random_order() -> None:
+    reached = Study(Recipe(), HIDDEN).run(40).top.bpb() or 9
+    luck = sorted(random_order(seed, 40) for seed in range(8))
+    assert reached < luck[0], (reached, luck)
+
+
+def test_finds_the_optimum_of_a_smooth_objective() -> None:
+    study = Study(Recipe(), HIDDEN).run(100)
+    gap = lambda bpb: (bpb or 9) - 1.0  # noqa: E731
+    assert gap(study.top.bpb()) < 0.04 * gap(study.ledger[0].bpb())
+
+
+def test_halves_the_batch_first_and_goes_on_while_it_helps() -> None:
+    study = Study(Recipe(), bowl(batch__tokens_per_step=1024)).run(3)
+    assert [p.changes for p in study.proposals] == [{"batch.tokens_per_step": t} for t in (4096, 2048, 1024)]
+    assert "#1 keep: 1,000 steps, -0.1000 bpb" in study.proposals[1].evidence
+
+
+def test_leaves_the_batch_after_a_failed_halving_and_tries_doubling_later() -> None:
+    study = Study(Recipe(), bowl(batch__tokens_per_step=8192)).run(12)
+    tried = [p.changes.get("batch.tokens_per_step") for p in study.proposals]
+    assert tried[0] == 4096 and tried[1] is None
+    assert 16384 in tried and 2048 not in tried
+
+
+def test_goes_half_a_step_back_when_it_overshoots() -> None:
+    study = Study(Recipe(), bowl(batch__tokens_per_step=2900)).run(40)
+    tried = [p.changes["batch.tokens_per_step"] for p in study.proposals if "batch.tokens_per_step" in p.changes]
+    assert tried[:2] == [4096, 2048]
+    assert 2048 < tried[2] < 4096 and study.recipe.batch.tokens_per_step == tried[2]
+
+
+def test_learning_rates_move_together_before_they_move_alone() -> None:
+    study = Study(Recipe(), FLAT).run(12)
+    rates = [set(p.changes) for p in study.proposals if any(k.endswith("_lr") for k in p.changes)]
+    assert len(rates[0]) == 5 and study.proposals[1].changes["optim.matrix_lr"] == 0.08
+    assert {"optim.matrix_lr"} in rates
+
+
+@pytest.mark.parametrize("verdict", ["crash: out of memory", "timeout: overran its limit", "invalid: broke a rule"])
+def test_a_direction_that_crashed_is_not_tried_again(verdict: str) -> None:
+    def objective(r: Recipe) -> Outcome:
+        return verdict if r.batch.tokens_per_step < 8192 else bowl(batch__tokens_per_step=65536)(r)
+    study = Study(Recipe(), objective).run(60)
+    smaller = [r for e in study.ledger if (r := e.recipe["batch.tokens_per_step"]) < 8192]
+    assert len(smaller) == 1
+    assert study.recipe.batch.tokens_per_step == 65536
+
+
+def test_backs_off_from_learning_rates_that_diverge() -> None:
+    def objective(r: Recipe) -> Outcome:
+        return "crash: training diverged: the loss was nan at step 9" if r.optim.matrix_lr > 0.05 else 1.5
+    study = Study(Recipe(), objective).run(40)
+    rates = [p.changes["optim.matrix_lr"] for p in study.proposals if len(p.changes) == 5]
+    assert rates[0] == 0.08 and rates[1] < 0.08
+    after = study.proposals[[len(p.changes) for p in study.proposals].index(5) + 1]
+    assert not any(k.endswith("_lr") and v > SCHEMA[k].default for k, v in after.changes.items())
+
+
+def test_a_baseline_that_diverged_lowers_the_learning_rates_first() -> None:
+    first = Study(Recipe(), lambda r: "crash: training diverged: the loss was inf at step 2").step()
+    assert first.changes["optim.matrix_lr"] == 0.02 and len(first.changes) == 5
+
+
+def test_precision_is_proposed_only_where_the_device_has_it() -> None:
+    def precisions(*offered: str) -> set[str]:
+        study = Study(Recipe(), FLAT, device={"precisions": offered}).run(120)
+        return {e.recipe["runtime.precision"] for e in study.ledger}
+    assert precisions("float32") == {"auto"}
+    assert precisions("bfloat16", "float32") == {"auto", "float32"}
+    early = Study(Recipe(), FLAT, device={"precisions": ("float32", "bfloat16")}).run(12)
+    assert any(p.changes == {"runtime.precision": "bfloat16"} for p in early.proposals)
+
+
+def test_tokenizers_are_proposed_only_if_prepared() -> None:
+    def used(*prepared: str) -> set[str]:
+        study = Study(Recipe(), FLAT, tokenizers=list(prepared)).run(120)
+        return {e.recipe["data.tokenizer"] for e in study.ledger}
+    assert used("bpe-2048") == {"bpe-2048"}
+    assert used("bpe-1024", "bpe-2048") == {"bpe-1024", "bpe-2048"}
+
+
+def first_touching(study: Study, key: str) -> int:
+    return next(i for i, p in enumerate(study.proposals) if key in p.changes)
+
+
+def test_with_little_text_a_smaller_vocabulary_is_tried_early() -> None:
+    study = Study(Recipe(), FLAT, train_tokens=dict.fromkeys(VOCAB, 1_700_000), trial={"tokens": 500_000}).run(5)
+    i = first_touching(study, "data.tokenizer")
+    assert i < 4 and study.proposals[i].changes == {"data.tokenizer": "bpe-1024"}
+    assert "1.7M training tokens" in study.proposals[i].evidence
+
+
+def curve(train_nats: float, *dev: float) -> tuple[Point, ...]:
+    return tuple(Point(i * 100, i * 10.0, train_nats, d) for i, d in enumerate(dev))
+
+
+@pytest.mark.parametrize("fields", [
+    {"tokens": 5_000_000_000},  # five epochs
+    {"curve": curve(3.0, 2.0, 1.7, 1.5)},  # 3 nats a token is 1.30 bits per byte at 300 tokens in 1,000 bytes
+    {"curve": curve(3.6, 2.0, 1.4, 1.5)},  # dev went up again
+], ids=["epochs", "gap", "rising dev"])
+def test_overfitting_brings_smaller_vocabulary_and_regularisation_forward(fields: dict[str, Any]) -> None:
+    plain = Study(Recipe(), FLAT).run(40)
+    overfit = Study(Recipe(), FLAT, trial=fields).run(40)
+    assert overfit.proposals[0].changes == {"data.tokenizer": "bpe-1024"}
+    for key in ("optim.value_embedding_decay", "model.value_embeds"):
+        assert first_touching(overfit, key) < first_touching(plain, key)
+    decay = next(p.changes for p in overfit.proposals if "optim.matrix_decay" in p.changes)
+    assert decay["optim.matrix_decay"] > SCHEMA["optim.matrix_decay"].default
+
+
+def test_few_steps_bring_compile_and_cheaper_steps_forward() -> None:
+    eager = Recipe().replace({"runtime.compile": False})
+    study = Study(eager, FLAT, trial={"steps": 150}).run(5)
+    assert study.proposals[0].changes == {"batch.tokens_per_step": 4096}
+    assert study.proposals[1].changes == {"runtime.compile": True}
+    assert any(p.changes == {"model.depth": 3} for p in study.proposals)
+    assert "only 150 steps" in study.proposals[0].evidence
+
+
+def test_compile_is_left_alone_when_the_study_is_about_to_end() -> None:
+    eager = Recipe().replace({"runtime.compile": False})
+    study = Study(eager, FLAT, seconds_left=600.0).run(100)
+    assert not any("runtime.compile" in p.changes for p in study.proposals)
+
+
+def test_plenty_of_steps_ask_for_a_larger_model_instead() -> None:
+    study = Study(Recipe(), FLAT, trial={"steps": 20_000}).run(6)
+    assert next(p.changes for p in study.proposals if "model.depth" in p.changes)["model.depth"] > 4
+
+
+def test_what_does_not_fit_is_never_proposed() -> None:
+    limit = 8192
+    fits = lambda r: r.micro_rows * r.model.seq_len * r.model.depth * r.model.width <= limit * 1024  # noqa: E731
+    study = Study(Recipe(), bowl(batch__tokens_per_step=65536), fits=fits).run(150)
+    assert all(fits(Recipe().replace(e.recipe)) for e in study.ledger)
+    assert study.recipe.batch.tokens_per_step == 65536 and study.recipe.batch.micro_rows > 0  # accumulated instead
+
+
+def test_a_memory_model_that_denies_the_incumbent_does_not_stop_the_study() -> None:
+    Study(Recipe(), FLAT, fits=lambda r: False).run(20)
+
+
+def test_an_interrupted_experiment_counts_as_evidence_of_nothing() -> None:
+    endings = iter(["interrupted: the machine slept"])
+    base = bowl(batch__tokens_per_step=1024)
+    study = Study(Recipe(), lambda r: base(r) if r == Recipe() else next(endings, None) or base(r)).run(2)
+    assert study.proposals[0].changes == {"batch.tokens_per_step": 4096}
+    later = study.run(12).proposals[1:]
+    assert any(p.changes.get("batch.tokens_per_step", 8192) < 4096 for p in later)  # still that way, not again that one
+
+
+def test_near_misses_are_combined() -> None:
+    def objective(r: Recipe) -> float:  # two gains that only together are more than the noise
+        helps = (r.model.qk_scale > 1) + (r.schedule.warmdown_frac > 0.5)
+        return 1.5 - 0.0015 * helps + 0.1 * (helps == 0 and r != Recipe())
+    study = Study(Recipe(), objective).run(60)
+    both = [p for p in study.proposals if {"model.qk_scale", "schedule.warmdown_frac"} == set(p.changes)]
+    assert both and both[0].hypothesis.startswith("combine: ")
+    assert study.recipe.model.qk_scale > 1 and study.recipe.schedule.warmdown_frac > 0.5
+
+
+def test_edits_by_hand_are_learned_from_like_its_own() -> None:
+    study = Study(Recipe(), FLAT)
+    study.record({"batch.tokens_per_step": 4096})  # a person halved the batch, and it did not help
+    assert study.step().changes.get("batch.tokens_per_step") != 4096
+    study = Study(Recipe(), bowl(batch__tokens_per_step=1024))
+    study.record({"batch.tokens_per_step": 4096})
+    assert study.step().changes == {"batch.tokens_per_step": 2048}
+
+
+def test_every_recipe_key_that_is_a_number_or_a_choice_can_move() -> None:
+    moved = {k for m in (*MOVES, *schema_moves()) for k in m.keys}
+    assert set(SCHEMA) - moved <= {"model.kv_heads", "model.value_gate_channels", "batch.micro_rows"}
+
+
+def test_proposals_are_quick_with_a_thousand_experiments() -> None:
+    study = Study(Recipe(), noisy)
+    rng = random.Random(0)
+    while len(study.ledger) < 1000:
+        study.record({"optim.matrix_lr": rng.uniform(0.01, 0.2), "optim.adam_eps": rng.uniform(1e-10, 1e-8)})
+    study.given["spread_bpb"] = 1.0  # every discard is a near-miss
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        study.step()
+        took.append(time.perf_counter() - began)
+    assert min(took) < 0.1, took
+
+
+def test_the_reference_counts_as_seen_but_not_as_an_idea() -> None:
+    study = Study(Recipe(), bowl(batch__tokens_per_step=1024))
+    reference = replace(experiment(-1, Recipe().replace({"batch.tokens_per_step": 4096}), 1.9, ""), verdict="")
+    study.ledger.insert(0, reference)
+    assert study.step().changes != {"batch.tokens_per_step": 4096}

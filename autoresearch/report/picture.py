@@ -1,0 +1,203 @@
+"""The picture of a study: every attempt as a dot, the best so far as a staircase, in a light and a dark version.
+
+    Theme      colours, safe for colour-blind eyes; shapes differ too
+    draw       a story as PNG bytes
+    headline   the title: what the picture shows, no more than that
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from autoresearch.report import words
+from autoresearch.report.story import Attempt, Story
+
+SIZE_INCHES, DPI = (11.0, 5.4), 150
+LISTED = 9  # kept changes named beside the picture; the largest gains, where there are more
+FAILED = ("crash", "timeout", "invalid", "interrupted")
+
+
+@dataclass(frozen=True)
+class Theme:
+    paper: str
+    ink: str
+    faint: str
+    grid: str
+    kept: str
+    dropped: str
+    failed: str
+
+
+# Blue, grey and vermilion (Okabe and Ito's), which red-green blindness leaves apart.
+LIGHT = Theme("#ffffff", "#1f2328", "#6e7781", "#e4e8ec", "#0072b2", "#a9b2bb", "#d55e00")
+DARK = Theme("#0d1117", "#e6edf3", "#8d96a0", "#232a33", "#56b4e9", "#5b6672", "#f0883e")
+
+
+def headline(story: Story) -> str:
+    if story.baseline is None or story.baseline.bpb is None:
+        return "The baseline is not done yet"
+    start = story.baseline.bpb
+    if not story.kept or story.champion is None or story.champion.bpb is None:
+        tried = f" in {_count(len(story.judged), 'experiment')}" if story.judged else ""
+        return f"No gain yet{tried}: the baseline stands at {start:.3f} bits per byte"
+    return f"{start:.3f} → {story.champion.bpb:.3f} bits per byte (−{story.gain_percent or 0:.1f}%) " \
+           f"in {_count(len(story.judged), 'experiment')}"
+
+
+def caption(story: Story) -> str:
+    """What the numbers are of, in one or two lines."""
+    budget = story.facts.get("budget_s")
+    device = story.facts.get("device") or {}
+    name = words.one_line(str(device.get("name", "")), 46) if isinstance(device, dict) else ""
+    terms = [f"{budget:g} s of training each" if budget else "", name,
+             words.one_line(str(story.facts.get("data_name") or ""), 40)]
+    first = ", ".join(t for t in terms if t)
+    if not story.kept:
+        return first
+    if story.summary is None:
+        return f"{first}\nScored on the split and the seed that chose the winners, so the gain looks larger than it is"
+    checks = [f"{abs(g.percent):.1f}% {'below' if g.mean_bpb > 0 else 'above'} {g.over}"
+              + (f" (95%: {g.low_bpb:+.3f} to {g.high_bpb:+.3f})".replace("-", "−") if g.seeds > 1 else " (one seed)")
+              for g in story.summary.gains]
+    return f"{first}\nOn fresh seeds and text that chose nothing: {', '.join(checks)}"
+
+
+def draw(story: Story, theme: Theme = LIGHT) -> bytes:
+    """PNG. Needs no display, leaves no state behind."""
+    import warnings
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor=theme.paper)
+    canvas = FigureCanvasAgg(figure)
+    listed = _listed(story)
+    axes = figure.add_axes((0.072, 0.115, 0.615 if listed else 0.9, 0.685))
+    _frame(axes, theme)
+    figure.text(0.072, 0.945, headline(story), fontsize=16, fontweight="bold", color=theme.ink, va="center",
+                parse_math=False)
+    figure.text(0.072, 0.907, caption(story), fontsize=9.5, color=theme.faint, va="top", linespacing=1.5,
+                parse_math=False)
+    if story.baseline is None or story.baseline.bpb is None:
+        axes.text(0.5, 0.5, "nothing scored yet", transform=axes.transAxes, ha="center", color=theme.faint)
+        axes.set(xticks=[], yticks=[])
+    else:
+        _plot(axes, story, theme)
+        _list_kept(figure, story, listed, theme)
+    with warnings.catch_warnings():  # a script that the font lacks: boxes in the picture, not a failed report
+        warnings.simplefilter("ignore")
+        out = io.BytesIO()
+        canvas.print_png(out, metadata={"Software": "autoresearch"}, pil_kwargs={"optimize": True})
+    return out.getvalue()
+
+
+def _frame(axes: Any, theme: Theme) -> None:
+    axes.set_facecolor(theme.paper)
+    axes.grid(axis="y", color=theme.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=theme.faint, labelsize=9, length=0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(theme.grid)
+    axes.set_xlabel("experiment", color=theme.faint, fontsize=9.5)
+    axes.set_ylabel("bits per byte on the validation text (lower is better)", color=theme.faint, fontsize=9.5)
+
+
+def _plot(axes: Any, story: Story, theme: Theme) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    baseline = story.baseline
+    assert baseline is not None
+    assert baseline.bpb is not None
+    best = _staircase(story)
+    low, high = _limits(story, best)
+    last = max((a.n for a in story.ideas), default=0)
+    xs, ys = [n for n, _ in best] + [last + 0.6], [b for _, b in best] + [best[-1][1]]
+    spread = story.spread_bpb or 0.0
+    if spread:
+        axes.fill_between(xs, [y - spread for y in ys], ys, step="post", color=theme.kept, alpha=0.16, linewidth=0,
+                          label=f"spread of seeds ({spread:.4f}): too close to call")
+    axes.step(xs, ys, where="post", color=theme.kept, linewidth=2.0, solid_joinstyle="miter", zorder=3,
+              label="best so far")
+    dropped = [a for a in story.judged if a.verdict == "discard" and a.bpb is not None and a.bpb <= high]
+    beyond = [a for a in story.judged if a.verdict == "discard" and a.bpb is not None and a.bpb > high]
+    failed = [a for a in story.judged if a.verdict in FAILED]
+    top = high - 0.025 * (high - low)
+    axes.scatter([a.n for a in dropped], [a.bpb for a in dropped], s=30, color=theme.dropped, linewidth=0, zorder=2,
+                 label=f"tried and dropped ({len(dropped) + len(beyond)})")
+    if beyond:
+        axes.scatter([a.n for a in beyond], [top] * len(beyond), s=30, marker="^", color=theme.dropped, linewidth=0,
+                     zorder=2, label=f"worse than the picture shows ({len(beyond)})")
+    if failed:
+        axes.scatter([a.n for a in failed], [top] * len(failed), s=34, marker="x", color=theme.failed, linewidth=1.6,
+                     zorder=3, label=f"no score: {_kinds(failed)}")
+    axes.scatter([n for n, _ in best], [b for _, b in best], s=64, color=theme.kept, edgecolor=theme.paper,
+                 linewidth=1.4, zorder=4, label=f"kept ({len(story.kept)})")
+    for attempt in _listed(story):
+        axes.annotate(f"{attempt.n}", (attempt.n, attempt.bpb), xytext=(-5, -6), textcoords="offset points", ha="right",
+                      va="top", fontsize=9, fontweight="bold", color=theme.kept, zorder=5)
+    axes.set_xlim(-0.02 * (last + 2) - 0.4, last + 0.6)
+    axes.set_ylim(low, high)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+    axes.legend(loc="lower left", fontsize=8.5, framealpha=0.85, facecolor=theme.paper, edgecolor="none",
+                labelcolor=theme.ink, borderaxespad=0.2).set_zorder(6)
+
+
+def _staircase(story: Story) -> list[tuple[int, float]]:
+    """(experiment, bits per byte) of the baseline and each keep, as decided: on the screening seed."""
+    steps = [a for a in ([story.baseline] if story.baseline else []) + story.kept if a.bpb is not None]
+    return [(a.n, a.bpb) for a in steps if a.bpb is not None]
+
+
+def _limits(story: Story, best: list[tuple[int, float]]) -> tuple[float, float]:
+    """Of the picture: all of the staircase, and the attempts that are not far above the baseline."""
+    start, end = best[0][1], min(b for _, b in best)
+    span = max(start - end, 4 * (story.spread_bpb or 0.0), 0.004 * start)
+    scores = sorted(a.bpb for a in story.judged if a.bpb is not None)
+    high = min(max([start, *scores]), start + 0.6 * span)
+    return end - (story.spread_bpb or 0.0) - 0.12 * span, high + 0.14 * span
+
+
+def _listed(story: Story) -> list[Attempt]:
+    largest = sorted(story.kept, key=lambda a: -(a.gain_bpb or 0.0))[:LISTED]
+    return sorted((a for a in largest if a.bpb is not None), key=lambda a: a.n)
+
+
+def _list_kept(figure: Any, story: Story, listed: list[Attempt], theme: Theme) -> None:
+    """What helped, beside the staircase that it makes."""
+    if not listed:
+        return
+    left, top = 0.715, 0.775
+    more = len(story.kept) - len(listed)
+    title = "What helped" if not more else f"What helped most ({more} smaller not shown)"
+    figure.text(left, top + 0.025, title, fontsize=10.5, fontweight="bold", color=theme.ink, va="center")
+    step = min(0.085, 0.66 / len(listed))
+    for i, a in enumerate(listed):
+        y = top - 0.04 - i * step
+        figure.text(left + 0.021, y, f"{a.n}", fontsize=9.5, fontweight="bold", color=theme.kept, ha="right",
+                    va="center")
+        figure.text(left + 0.03, y, words.signed(-(a.gain_bpb or 0.0)), fontsize=9.5, color=theme.ink, va="center",
+                    parse_math=False)
+        figure.text(left + 0.092, y, _label(a), fontsize=9.5, color=theme.faint, va="center", parse_math=False)
+
+
+def _label(a: Attempt) -> str:
+    changed = words.changes(a.experiment.changes, a.parent.recipe if a.parent else None, short=True)
+    text = ", ".join(changed) or words.one_line(a.experiment.hypothesis)
+    if len(text) <= 32:
+        return text
+    cut = text.rfind(" ", 0, 33)
+    cut = cut if cut > 16 else 32
+    rest = text[cut:].strip()
+    return text[:cut] + "\n" + (rest if len(rest) <= 32 else rest[:31].rstrip() + "…")
+
+
+def _kinds(failed: list[Attempt]) -> str:
+    counts = {v: sum(a.verdict == v for a in failed) for v in FAILED}
+    return ", ".join(f"{n} {v}" for v, n in counts.items() if n)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"

@@ -185,8 +185,8 @@ def fingerprint(flat: dict[str, Any]) -> frozenset[Any]:
 def word(idea: Idea, old: dict[str, Any], new: dict[str, Any]) -> Proposal:
     changes = {k: v for k, v in new.items() if old.get(k) != v}
     shown = [k for k in changes if k not in FOLLOWERS] or list(changes)
-    what = ", ".join(f"{k.partition('.')[2]} {old[k]} -> {changes[k]}" for k in shown[:3])
-    what += f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    what = ", ".join(f"{k.partition('.')[2]} {old[k]} -> {changes[k]}" for k in shown[:2])
+    what += f" and {len(shown) - 2} more" if len(shown) > 2 else ""
     title = what if len(shown) == 1 else f"{idea.label}: {what}"
     evidence = f"{idea.cites}; {idea.hint}" if idea.hint else idea.cites
     return Proposal(f"{title}, {idea.why} (after {idea.brief})", evidence, changes)

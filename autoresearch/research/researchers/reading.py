@@ -118,5 +118,5 @@ def cite(e: Experiment, gain: float | None = None) -> tuple[str, str]:
     facts = [f"{e.screens()[0].steps:,} steps"] if e.screens() else []
     facts += [f"{gain:+.4f} bpb"] if gain is not None else [f"val_bpb {bpb:.4f}"] if bpb is not None else []
     facts += ["diverged"] if diverged(e) else []
-    brief = f"#{e.n} {verdict}" + (f" {gain:+.4f}" if gain is not None else "")
+    brief = f"#{e.n} {verdict}" + (f" {gain:+.4f}" if gain is not None else f" at {bpb:.4f}" if bpb is not None else "")
     return brief, f"#{e.n} {verdict}" + (f": {', '.join(facts)}" if facts else "")

@@ -53,7 +53,7 @@ def test_epochs_differ_in_phase_and_order():
     one, two = epochs(1000, 10, 2)
     assert one[0, 1] % 10 != two[0, 1] % 10 or (one[0] != two[0]).any()
     assert len({int(rows[0, 1]) % 10 for rows in epochs(1000, 10, 8)}) > 3
-    assert (np.diff(one[:, 1]) != 10).any()
+    assert (np.diff(one[:, 1]) == 10).mean() < 0.2  # shuffled
 
 
 def test_rows_come_from_a_memory_map(tmp_path: Path):

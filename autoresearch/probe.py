@@ -86,8 +86,8 @@ def probe(candidate: dict[str, bytes], recipe: Recipe, backend: str, prepared: P
             elif message["event"] == "failed":
                 failure = str(message["message"])
     if not table:
-        raise UserError(f"the probe could not train even the smallest model on {backend}: {failure or 'it took too long'}",
-                        "Check the installation with: ar train --steps 2")
+        raise UserError("the probe could not train even the smallest model on "
+                        f"{backend}: {failure or 'it took too long'}", "Check the installation: ar train --steps 2")
     return _plan(base, recipe, vocab, backend, device, budget_s, table, compiles)
 
 
@@ -105,8 +105,8 @@ def _plan(base: Recipe, recipe: Recipe, vocab: int, backend: str, device: dict[s
     sized = _within_memory(sized, vocab, device["memory_bytes"])
     before = recipe.flat()
     changes = {k: v for k, v in sized.flat().items() if v != before.get(k)}
-    reason = (f"{device['name']}: depth {chosen.depth}, width {chosen.width} trains {chosen.tokens_per_s:,.0f} tokens/s, "
-              f"{chosen.tokens_per_weight:.1f} tokens for each matmul weight in {budget_s:g} s "
+    reason = (f"{device['name']}: depth {chosen.depth}, width {chosen.width} trains {chosen.tokens_per_s:,.0f} "
+              f"tokens/s, {chosen.tokens_per_weight:.1f} tokens for each matmul weight in {budget_s:g} s "
               f"({'at least' if fitting else 'the smallest size;'} {TOKENS_PER_WEIGHT:g} wanted); "
               f"{step_tokens:,} tokens a step give about {chosen.tokens_per_s * budget_s / step_tokens:,.0f} steps; "
               f"{precision}; {'compiled' if compiles else 'not compiled, the budget is too short for it to pay'}")
@@ -122,8 +122,8 @@ def _tokenizer(prepared: Prepared) -> str:
 
 def _sized(base: Recipe, depth: int, width: int) -> Recipe:
     tokens = max(base.model.seq_len, MEASURED_TOKENS // base.model.seq_len * base.model.seq_len)
-    return base.replace({"model.depth": depth, "model.width": width, "model.head_dim": 64, "batch.tokens_per_step": tokens,
-                         "model.value_gate_channels": min(base.model.value_gate_channels, width)})
+    return base.replace({"model.depth": depth, "model.width": width, "model.head_dim": 64,
+                         "batch.tokens_per_step": tokens})
 
 
 def _size(recipe: Recipe, vocab: int, message: dict[str, Any], budget_s: float, speed: float) -> Size:

@@ -93,7 +93,7 @@ class Model:
     window_pattern: str = _key("L", "per block, repeated: L attends to seq_len tokens, S to short_window_frac of it")
     short_window_frac: float = _key(0.5, "length of an S window over seq_len", 0.01, 1.0, log=True)
     rope_base: float = _key(10000.0, "base of the rotary frequencies", 10.0, 1e7, log=True)
-    qk_scale: float = _key(1.0, "multiplies the attention logits of RMS-normalised queries and keys", 0.1, 10.0, log=True)
+    qk_scale: float = _key(1.0, "multiplies the logits of RMS-normalised queries and keys", 0.1, 10.0, log=True)
     softcap: float = _key(15.0, "logits are softcap * tanh(logits / softcap); 0 turns it off", 0.0, 1000.0)
     value_embeds: str = _key("alternate", "blocks that mix a gated value embedding into attention",
                              choices=("none", "alternate", "all"))
@@ -104,14 +104,14 @@ class Model:
 class Init:
     embedding_std: float = _key(1.0, "normal; token embedding", 1e-4, 10.0, log=True)
     unembedding_std: float = _key(0.001, "normal; output head", 1e-6, 1.0, log=True)
-    matrix_scale: float = _key(1.0, "uniform in ±sqrt(3) * scale / sqrt(fan_in); projections into blocks", 0.01, 10.0, log=True)
+    matrix_scale: float = _key(1.0, "uniform in ±sqrt(3) * scale / sqrt(fan_in); matrices", 0.01, 10.0, log=True)
     input_lambda: float = _key(0.1, "weight of the embedded input added before every block", -2.0, 2.0)
 
 
 @dataclass(frozen=True)
 class Optim:
     matrix_lr: float = _key(0.04, "Muon; matrices inside blocks", 1e-5, 1.0, log=True)
-    embedding_lr: float = _key(0.6, "AdamW at width 768, scaled by (width / 768)^-0.5; token embedding", 1e-5, 10.0, log=True)
+    embedding_lr: float = _key(0.6, "AdamW, times (width / 768)^-0.5; token embedding", 1e-5, 10.0, log=True)
     value_embedding_lr: float = _key(0.6, "AdamW, scaled alike; value embeddings", 1e-5, 10.0, log=True)
     unembedding_lr: float = _key(0.004, "AdamW, scaled alike; output head", 1e-6, 1.0, log=True)
     scalar_lr: float = _key(0.5, "AdamW; input lambdas (residual lambdas take a hundredth)", 1e-5, 10.0, log=True)
@@ -139,7 +139,7 @@ class Schedule:
 @dataclass(frozen=True)
 class Batch:
     tokens_per_step: int = _key(8192, "tokens in one optimizer step", 16, 2**24, log=True)
-    micro_rows: int = _key(0, "rows of seq_len tokens in one forward pass, gradients accumulated; 0: all at once", 0, 65536)
+    micro_rows: int = _key(0, "rows of seq_len tokens in one forward pass; 0: all of the step's", 0, 65536)
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,8 @@ def _build(tables: Mapping[str, Any]) -> Recipe:
         elif not isinstance(entries, Mapping):
             problems.append(f"{table} = {_show(entries)}: must be a table, [{table}]")
         elif table == "extra":
-            problems += [f"extra.{k} = {_show(v)}: must be a finite number" for k, v in entries.items() if not _finite(v)]
+            problems += [f"extra.{k} = {_show(v)}: must be a finite number"
+                         for k, v in entries.items() if not _finite(v)]
             known["extra"] = dict(entries)
         else:
             for key, value in entries.items():

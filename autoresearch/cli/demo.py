@@ -8,7 +8,6 @@ from autoresearch.cli.loop import night
 from autoresearch.cli.machine import backend_option
 from autoresearch.cli.studying import Wanted
 from autoresearch.data import corpus, prepare, prepared
-from autoresearch.errors import UserError
 from autoresearch.paths import clone
 from autoresearch.research.study import Study
 from autoresearch.research.until import Until
@@ -33,15 +32,23 @@ def command(backend: str | None, experiments: int) -> None:
     """
     from autoresearch.cli.sample import sample_text
 
-    try:
-        found = prepared.find(TAG)
-    except UserError:
-        click.echo("preparing the source of Python's standard library", err=True)
-        found = prepare.prepare(corpus.stdlib(MAX_BYTES), TAG, ("bpe-1024", "bpe-2048", "bpe-4096")).prepared
-    said = night(Wanted(TAG, None, backend, found.name), Until(_left(experiments)), verify_seeds=2, with_reference=False)
+    found = _text()
+    wanted = Wanted(TAG, BUDGET_S, backend, found.name)
+    said = night(wanted, Until(_left(experiments)), verify_seeds=2, with_reference=False)
     click.echo("A sample of the champion:\n")
     click.echo(sample_text(TAG, tokens=160))
     click.echo("\n" + said)
+
+
+def _text() -> prepared.Prepared:
+    """The demo's own set; whatever text was current stays so."""
+    if TAG in prepared.names():
+        return prepared.find(TAG)
+    click.echo("preparing the source of Python's standard library", err=True)
+    before = prepared.current().name if prepared.names() else TAG
+    found = prepare.prepare(corpus.stdlib(MAX_BYTES), TAG, ("bpe-1024", "bpe-2048", "bpe-4096")).prepared
+    prepared.select(before)
+    return found
 
 
 def _left(experiments: int) -> int:

@@ -10,7 +10,7 @@ import click
 from autoresearch import paths
 from autoresearch.cli.machine import backend_option
 from autoresearch.cli.studying import Wanted, begin_or_continue, interruptible, lab_of, loop_of, plan_of
-from autoresearch.cli.terminal import TerminalView
+from autoresearch.cli.terminal import TerminalView, quoted
 from autoresearch.errors import UsageError, UserError
 from autoresearch.research import verify
 from autoresearch.research.loop import BaselineFailed
@@ -25,7 +25,7 @@ from autoresearch.research.until import Until
 @click.option("--until", "clock", default=None, metavar="HH:MM", help="Stop at this time of day.")
 @click.option("--budget", "budget_s", type=click.FloatRange(0.5, 86400), default=None,
               help="Seconds of training per trial of a new study.  [default: 300]")
-@click.option("--tag", default=None, help="Which study. Default: continue the last one, or begin one named after today.")
+@click.option("--tag", default=None, help="Which study. Default: the last one, or a new one named after today.")
 @backend_option
 @click.option("--data", default=None, help="A prepared text for a new study. Default: the current one.")
 @click.option("--verify-seeds", type=click.IntRange(0, 100), default=3, show_default=True,
@@ -64,7 +64,7 @@ def night(wanted: Wanted, until: Until, verify_seeds: int, with_reference: bool)
                     verify.verify(lab, reference, verify_seeds, until)
         except BaselineFailed as e:
             raise UserError(f"the baseline could not be trained: {e.trial.status}: {e.trial.reason}",
-                            "\n".join(["The end of its log:", *("| " + line for line in e.trial.log_tail.splitlines())])) from None
+                            quoted(e.trial.log_tail)) from None
         except KeyboardInterrupt:
             view.note("stopped; nothing that was decided is lost, the same command continues")
         page = write_report(study, found)
@@ -78,7 +78,8 @@ def ending(study: Study, page: str) -> str:
     baseline, champion = next((e for e in experiments if e.n == 0), None), study.ledger.incumbent()
     lines = [f"study {study.tag}: {len(judged)} experiments, {sum(e.verdict == 'keep' for e in judged)} kept"]
     if baseline and champion and (b := baseline.bpb()) and (c := champion.bpb()):
-        lines.append(f"val_bpb: baseline {b:.4f}, champion {c:.4f} ({100 * (c - b) / b:+.1f}%; the score it was selected by)")
+        lines.append(f"val_bpb: baseline {b:.4f}, champion {c:.4f} ({100 * (c - b) / b:+.1f}%; "
+                     "the score it was selected by)")
     if summary := verify.summarise(experiments):
         lines.append(summary.sentence)
     return "\n".join([*lines, f"report: {page}"])

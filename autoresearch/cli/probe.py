@@ -35,8 +35,9 @@ def command(budget_s: float, backend: str | None, name: str | None, as_json: boo
 def table(plan: Plan) -> str:
     device = plan.device
     ceilings = ", ".join(f"{p} {f / 1e12:.2f} TFLOP/s" for p, f in device["ceiling_flops"].items())
-    lines = [f"{device['name']}  ({plan.backend}, {device['memory_bytes'] / 2**30:.1f} GiB; matmul ceiling {ceilings})", "",
-             f"{'depth':>5} {'width':>5} {'params':>8} {'tokens/s':>9} {'memory':>8} {'steps':>7} {'tokens/weight':>13}"]
+    memory_gib = device["memory_bytes"] / 2**30
+    lines = [f"{device['name']}  ({plan.backend}, {memory_gib:.1f} GiB; matmul ceiling {ceilings})", "",
+             "depth width   params  tokens/s   memory   steps tokens/weight"]
     chosen = (plan.changes.get("model.depth"), plan.changes.get("model.width"))
     for s in plan.table:
         mark = "  <- proposed" if (s.depth, s.width) == chosen else ""

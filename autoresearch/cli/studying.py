@@ -12,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-
 from autoresearch import paths
 from autoresearch.cli.machine import choose_backend, sized
 from autoresearch.cli.terminal import TerminalView
@@ -114,7 +113,8 @@ def _begin(clone: Path, tag: str, wanted: Wanted, say: TerminalView) -> tuple[St
     found = prepared.find(wanted.data) if wanted.data else prepared.current()
     backend = choose_backend(wanted.backend)
     if shutil.disk_usage(clone).free < 2 << 30:
-        raise UserError(f"less than 2 GiB of disk space are free at {clone}", "A study keeps weights and logs: free some.")
+        raise UserError(f"less than 2 GiB of disk space are free at {clone}",
+                        "A study keeps weights and logs: free some.")
     study = Study.create(clone, tag, facts={
         "budget_s": wanted.budget_s or DEFAULT_BUDGET_S, "backend": backend, "data_name": found.name,
         "data_digest": found.digest, "data_root": str(found.root),
@@ -145,8 +145,9 @@ def _refuse_other_terms(study: Study, wanted: Wanted) -> None:
     for name, asked in (("budget_s", wanted.budget_s), ("backend", wanted.backend), ("data_name", wanted.data)):
         has = study.ledger.fact(name)
         if asked is not None and asked != has:
-            raise UsageError(f"study {study.tag} was begun with {name.removesuffix('_s')} {has}, not {asked}: its scores "
-                             "compare only on equal terms", "Leave the option out, or start a new study with --tag.")
+            what = name.partition("_")[0]
+            raise UsageError(f"study {study.tag} was begun with {what} {has}, not {asked}: its scores compare only on "
+                             "equal terms", "Leave the option out, or start a new study with --tag.")
 
 
 def _today(tags: list[str]) -> str:

@@ -104,3 +104,8 @@ class TerminalView(View):
 
 def _first_line(text: str) -> str:
     return (text.splitlines() or [""])[0][:300]
+
+
+def quoted(log: str) -> str:
+    """The end of a trial's log, as a hint."""
+    return "The end of its log:\n" + "\n".join("| " + line for line in log.splitlines()) if log else ""

@@ -12,7 +12,7 @@ import click
 
 from autoresearch import paths
 from autoresearch.cli.machine import backend_option, candidate_files, choose_backend, current_recipe
-from autoresearch.cli.terminal import Bar
+from autoresearch.cli.terminal import Bar, quoted
 from autoresearch.data import prepared
 from autoresearch.errors import UserError
 from autoresearch.harness.runner import Outcome, Runner, TrialFailed
@@ -23,16 +23,19 @@ from backends.recipe import Recipe
 @click.command("train")
 @click.option("--budget", "budget_s", type=click.FloatRange(0.5, 86400), default=300.0, show_default=True,
               help="Seconds of training.")
-@click.option("--steps", type=click.IntRange(1), default=None, help="Train this many steps instead, however long they take.")
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True, help="Initial weights and data order.")
+@click.option("--steps", type=click.IntRange(1), default=None,
+              help="Train this many steps instead, however long they take.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=1, show_default=True,
+              help="Initial weights and data order.")
 @backend_option
 @click.option("--data", "name", default=None, help="A prepared text. Default: the current one.")
 @click.option("--recipe", "path", type=click.Path(path_type=Path), default=None,
               help="A recipe file. Default: backends/gpt/recipe.toml of this clone.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Keep the weights and the log in this new folder.")
+@click.option("--out", type=click.Path(path_type=Path), default=None,
+              help="Keep the weights and the log in this new folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the block.")
-def command(budget_s: float, steps: int | None, seed: int, backend: str | None, name: str | None, path: Path | None,
-            out: Path | None, as_json: bool) -> None:
+def command(budget_s: float, steps: int | None, seed: int, backend: str | None, name: str | None,
+            path: Path | None, out: Path | None, as_json: bool) -> None:
     """Train the current recipe once and score it.
 
     \b
@@ -51,7 +54,8 @@ def command(budget_s: float, steps: int | None, seed: int, backend: str | None, 
     runner = Runner(found, choose_backend(backend), paths.cache() / "compiled")
     scratch = Path(tempfile.mkdtemp(prefix="autoresearch-"))
     try:
-        outcome, score = _run(runner, candidate_files(folder), recipe, seed, scratch, None if steps else budget_s, steps)
+        budget = None if steps else budget_s
+        outcome, score = _run(runner, candidate_files(folder), recipe, seed, scratch, budget, steps)
         if out is not None:
             shutil.rmtree(scratch / "tree", ignore_errors=True)
             shutil.move(scratch, out)
@@ -74,7 +78,7 @@ def _run(runner: Runner, files: dict[str, bytes], recipe: Recipe, seed: int, fol
     try:
         outcome = runner.train(files, recipe, seed, folder, budget_s, steps, listen)
         if outcome.status != "ok" or outcome.weights is None:
-            raise UserError(f"{outcome.status}: {outcome.reason}", _indented(outcome.log_tail))
+            raise UserError(f"{outcome.status}: {outcome.reason}", quoted(outcome.log_tail))
         bar.say("scoring")
         return outcome, runner.score(files, recipe, folder, outcome.weights, "val", None)
     except TrialFailed as e:
@@ -104,7 +108,3 @@ def _record(o: Outcome, score: Score, recipe: Recipe, seed: int) -> dict[str, An
         "device": o.facts.get("device"), "precision": o.facts.get("precision"), "warmup_s": o.facts.get("warmup_s"),
         "recipe": recipe.flat(), "curve": [[p.step, p.elapsed_s, p.train_nats, p.dev_bpb] for p in o.curve],
     }
-
-
-def _indented(log: str) -> str:
-    return "The end of its log:\n" + "\n".join("| " + line for line in log.splitlines()) if log else ""

@@ -48,21 +48,24 @@ def command(hypothesis: str, tag: str | None) -> None:
         n = max([e.n for e in ledger.experiments()], default=0) + 1
         sha = workspace.commit_worktree(parent, message(hypothesis, ""), n)
         if sha is None:
-            raise UserError("nothing has been edited", f"Edit files below {study.worktree / CANDIDATE}, then try again.")
-        recipe, changes = _recipe(workspace.read(parent, f"{CANDIDATE}/recipe.toml"), workspace.candidate_files(sha))
-        ledger.propose(n=n, parent=parent, researcher="person", hypothesis=hypothesis, evidence="", changes=changes,
-                       recipe=recipe)
+            raise UserError("nothing has been edited",
+                            f"Edit files below {study.worktree / CANDIDATE}, then try again.")
+        before = workspace.read(parent, f"{CANDIDATE}/recipe.toml")
+        recipe, changes = _recipe(before, workspace.candidate_files(sha))
+        ledger.propose(n=n, parent=parent, researcher="person", hypothesis=hypothesis, evidence="",
+                       changes=changes, recipe=recipe)
         ledger.commit(n, sha)
         with interruptible(until, view):
             best = ledger.incumbent()
             judged = loop_of(lab_of(study, found, view), Playbook(), until).judge(ledger.experiment(n))
     click.echo(json.dumps({
-        "experiment": n, "verdict": judged.verdict, "val_bpb": judged.bpb(), "incumbent_bpb": best.bpb() if best else None,
-        "reason": judged.reason, "commit": sha, "log": judged.trials[-1].log_tail if judged.verdict == "crash" else ""}))
+        "experiment": n, "verdict": judged.verdict, "val_bpb": judged.bpb(),
+        "incumbent_bpb": best.bpb() if best else None, "reason": judged.reason, "commit": sha,
+        "log": judged.trials[-1].log_tail if judged.verdict == "crash" else ""}))
 
 
 def _recipe(before: bytes, files: dict[str, bytes]) -> tuple[dict[str, object], dict[str, object]]:
-    """(flat recipe, what of it changed); the incumbent's and nothing where the edit's is not valid, which the gate says."""
+    """(flat recipe, what of it changed). Where the edit's is not valid, which the gate will say, the incumbent's."""
     old = parse(before.decode()).flat()
     try:
         new = parse(files["recipe.toml"].decode()).flat()

@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 
-from autoresearch.data import prepared
+from autoresearch.data.prepared import load
 from autoresearch.harness import jobs
 from autoresearch.harness.scorer import Rows
 from autoresearch.harness.serving import LogitsServer, Served, ServerFailed
@@ -30,7 +30,7 @@ def replayed(inputs_RT: np.ndarray, rows: np.ndarray, positions: np.ndarray, rng
 
 
 def replay(job: jobs.ScoreJob) -> dict[str, object]:
-    found = prepared.load(job.prepared)
+    found = load(job.prepared)
     tokenizer = found.tokenizer(job.tokenizer)
     inputs_RT = Rows.of(found.rows(job.split)[: job.rows], tokenizer).inputs_RT
     with np.load(job.recorded, allow_pickle=False) as recorded:

@@ -27,7 +27,7 @@ def measure(backend: Backend, recipe: Recipe, vocab: int, seconds: float) -> flo
     float(backend.step(state, tokens, 0.5))
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end and len(times) < 50:
+    while len(times) < 3 or (time.perf_counter() < end and len(times) < 50):
         start = time.perf_counter()
         float(backend.step(state, tokens, 0.5))
         times.append(time.perf_counter() - start)

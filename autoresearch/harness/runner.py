@@ -23,10 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from autoresearch.data.batches import dev_rows
-from autoresearch.data.prepared import Prepared
+from autoresearch.data.prepared import Prepared, tokens_file
 from autoresearch.harness import assemble, audit, jobs, launch
 from autoresearch.harness.channel import Channel, Closed, RingShape, shared_buffer
 from autoresearch.harness.text import tail
@@ -96,7 +94,7 @@ class Runner:
 
     def train(self, candidate: dict[str, bytes], recipe: Recipe, seed: int, folder: Path,
               budget_s: float | None, steps: int | None = None, listen: Listener = lambda m: None) -> Outcome:
-        """One run of `candidate` (files below backends/gpt/) into `folder`. Never raises for what the candidate does."""
+        """One run of `candidate` (files below backends/gpt/) into `folder`. What it does wrong is the status."""
         began = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         outcome = Outcome()
@@ -113,7 +111,7 @@ class Runner:
               rows: int | None, seconds: float | None = None) -> Score:
         """Raises TrialFailed where the model can't be scored. Leaves folder/recorded.npz for `audit`."""
         result = self._ask("scorer", self._score_job(candidate, recipe, folder, weights, split, rows, seconds))
-        return Score(result["split"], result["nats"], result["tokens"], result["bytes"], result["chars"], result["rows"])
+        return Score(**{key: result[key] for key in ("split", "nats", "tokens", "bytes", "chars", "rows")})
 
     def audit(self, candidate: dict[str, bytes], recipe: Recipe, folder: Path, weights: Path, split: str,
               rows: int, precision: str) -> str:
@@ -168,7 +166,8 @@ class Runner:
             trial = launch.candidate("trial", jobs.dump(job), folder / "tree", folder, self._cache(candidate),
                                      (pipes.theirs.fileno(), pipes.ring, pipes.filled_read, pipes.free_write))
             pipes.keep_ours()
-            supervised = _Supervised(trial, feeder, pipes.channel, folder, budget_s, self._dev_scale(recipe, dev), listen)
+            scale = self._dev_scale(recipe, dev)
+            supervised = _Supervised(trial, feeder, pipes.channel, folder, budget_s, scale, listen)
             try:
                 supervised.follow(outcome)
             finally:
@@ -182,9 +181,10 @@ class Runner:
 
     def _feeder_job(self, recipe: Recipe, seed: int, shape: RingShape, pipes: _Pipes) -> jobs.FeederJob:
         name = recipe.data.tokenizer
-        train, dev = self.prepared.tokens("train", name), self.prepared.tokens("dev", name)
+        train = self.prepared.tokens("train", name)
         return jobs.FeederJob(
-            shard=str(train.filename), dev_shard=str(dev.filename), dtype=str(train.dtype),
+            shard=str(self.prepared.root / tokens_file("train", name)),
+            dev_shard=str(self.prepared.root / tokens_file("dev", name)), dtype=str(train.dtype),
             bos=self.prepared.tokenizer(name).bos, rows=shape.rows, seq_len=shape.seq_len, dev_rows=shape.dev_rows,
             seed=seed, ring=pipes.ring, filled=pipes.filled_write, free=pipes.free_read)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from autoresearch.data import prepared
+from autoresearch.data.prepared import load
 from autoresearch.data.tokenizer import Tokenizer
 from autoresearch.harness import jobs
 from autoresearch.harness.serving import LogitsServer, Served, ServerFailed
@@ -87,7 +87,7 @@ class Recorder:
 
 def score(job: jobs.ScoreJob) -> dict[str, object]:
     """Sums over the first `job.rows` rows; where that is None, over as many as fit into `job.seconds`."""
-    found = prepared.load(job.prepared)
+    found = load(job.prepared)
     tokenizer = found.tokenizer(job.tokenizer)
     rows = Rows.of(found.rows(job.split)[: job.rows], tokenizer)
     counts_V = np.bincount(rows.targets_RT.ravel(), minlength=tokenizer.vocab) + 1
@@ -97,8 +97,8 @@ def score(job: jobs.ScoreJob) -> dict[str, object]:
     with LogitsServer(served, rows.inputs_RT.shape[1]) as server:
         started = time.monotonic()
         while done < len(rows.inputs_RT):
-            enough = job.rows is None and job.seconds is not None and done >= MIN_ROWS
-            if enough and time.monotonic() - started > job.seconds:
+            may_stop = job.rows is None and done >= MIN_ROWS
+            if may_stop and job.seconds is not None and time.monotonic() - started > job.seconds:
                 break
             some = slice(done, done + server.batch)
             logits_BTV = server.ask(rows.inputs_RT[some])

@@ -53,8 +53,8 @@ class Loop:
             start = workspace.head()
             text = workspace.read(start, f"{CANDIDATE}/{gate.RECIPE}").decode()
             recipe = parse(text).replace(changes)
-            lab.ledger.propose(n=BASELINE, parent=start, researcher="probe", hypothesis="Baseline: the starting recipe, "
-                               "sized to this device", evidence=why, changes=dict(changes), recipe=recipe.flat())
+            lab.ledger.propose(n=BASELINE, parent=start, researcher="probe", evidence=why, changes=dict(changes),
+                               hypothesis="Baseline: the starting recipe, sized to this device", recipe=recipe.flat())
             edits = {f"{CANDIDATE}/{gate.RECIPE}": edit(text, changes).encode()} if changes else {}
             sha = workspace.propose_commit(start, edits, f"Baseline sized to this device\n\n{why}", BASELINE)
             lab.ledger.commit(BASELINE, sha)

@@ -126,14 +126,16 @@ def _gain(over: str, theirs: dict[int, float], champions: dict[int, float]) -> G
     half = math.inf
     if len(seeds) > 1:
         half = T_95.get(len(seeds) - 1, 1.96) * statistics.stdev(differences) / math.sqrt(len(seeds))
-    return Gain(over, mean, mean - half, mean + half, 100 * mean / statistics.fmean(theirs[s] for s in seeds), len(seeds))
+    percent = 100 * mean / statistics.fmean(theirs[s] for s in seeds)
+    return Gain(over, mean, mean - half, mean + half, percent, len(seeds))
 
 
 def _sentence(g: Gain) -> str:
     amount = f"{abs(g.mean_bpb):.4f} bits per byte ({abs(g.percent):.1f}%)"
     where = f"on the confirm split, {g.seeds} fresh seed{'s' if g.seeds > 1 else ''}"
     if g.seeds < 2:
-        return f"Measured {amount} {'below' if g.mean_bpb > 0 else 'above'} {g.over} {where}: too few seeds for an interval."
+        side = "below" if g.mean_bpb > 0 else "above"
+        return f"Measured {amount} {side} {g.over} {where}: too few seeds for an interval."
     if g.low_bpb > 0:
         return f"The champion is {amount} below {g.over} {where}, 95% interval {g.low_bpb:.4f} to {g.high_bpb:.4f}."
     if g.high_bpb < 0:

@@ -7,7 +7,7 @@ recipe and a seed start the same run everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,7 @@ def initial(recipe: Recipe, spec: GPTSpec, rng: np.random.Generator) -> dict[str
     the identity; a value embedding counts its channels as fan-in, like the value projection it joins."""
     scale = recipe.init
     bound = 3**0.5 * scale.matrix_scale / spec.width**0.5
-    draw = {
+    draw: dict[str, Callable[[tuple[int, ...]], np.ndarray]] = {
         "embedding": lambda shape: rng.standard_normal(shape, np.float32) * np.float32(scale.embedding_std),
         "unembedding": lambda shape: rng.standard_normal(shape, np.float32) * np.float32(scale.unembedding_std),
         "uniform": lambda shape: (2 * rng.random(shape, np.float32) - 1) * np.float32(bound),

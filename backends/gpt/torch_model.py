@@ -1,6 +1,7 @@
 """The GPT in PyTorch: weights in, logits or loss out. No modules, no state.
 
-Axes: B rows, T tokens, C channels, H query heads, K key/value heads, D channels of a head, V vocabulary.
+Axes: B rows, T tokens, C channels, H query heads, K key/value heads, D channels of a head,
+G channels that a value gate reads, V vocabulary.
 `w` maps parameter names to tensors in the compute precision; norms, softcap and loss are float32.
 """
 
@@ -62,7 +63,8 @@ def attention(w: Weights, block: str, x_BTC: Tensor, tokens_BT: Tensor, mask_TT:
     if f"{block}.attn.value_embed.weight" in w:
         # Value residual (arXiv 2410.17897) from a table of its own, gated per head; the gate starts at 1.
         value = F.embedding(tokens_BT, w[f"{block}.attn.value_embed.weight"]).view_as(v)
-        gate_BTK = 2 * torch.sigmoid(F.linear(x_BTC[..., : spec.value_gate_channels], w[f"{block}.attn.value_gate.weight"]))
+        read_BTG = x_BTC[..., : spec.value_gate_channels]
+        gate_BTK = 2 * torch.sigmoid(F.linear(read_BTG, w[f"{block}.attn.value_gate.weight"]))
         v = v + gate_BTK[..., None] * value
     q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))  # QK-norm (arXiv 2010.04245)
     return F.linear(causal_attention(q, k, v, mask_TT, spec), w[f"{block}.attn.o_proj.weight"])

@@ -137,11 +137,10 @@ class Study:
             (self.root / folder).mkdir(exist_ok=True)
         self.ledger.abandon_running()
         experiments = self.ledger.experiments()
-        decided = [e for e in experiments if e.state == "decided"]
-        self.workspace.ensure(self._expected_head(experiments))
-        for experiment in decided:
+        self.workspace.ensure(self._expected_head())
+        for experiment in experiments:
             self._carry_out(experiment)
-        expected, head = self._expected_head(self.ledger.experiments()), self.workspace.head()
+        expected, head = self._expected_head(), self.workspace.head()
         if head != expected:
             raise moved(self.workspace.branch, head, expected)
         if sync:
@@ -170,13 +169,10 @@ class Study:
             self.ledger.finish(e.n)
         return saved
 
-    def _expected_head(self, experiments: list[Experiment]) -> str:
-        """Where the branch is once all that is done has been done: the commit of the last finished keep."""
-        pending = {e.n: e.parent for e in experiments if e.state == "decided" and e.verdict == "keep"}
+    def _expected_head(self) -> str:
+        """Where the branch is once everything decided has been carried out."""
         incumbent = self.ledger.incumbent()
-        if incumbent is None or not incumbent.sha:
-            return str(self.ledger.fact("base"))
-        return pending.get(incumbent.n, incumbent.sha)
+        return incumbent.sha if incumbent and incumbent.sha else str(self.ledger.fact("base"))
 
 
 def _root(clone: Path, tag: str) -> Path:

@@ -172,6 +172,11 @@ def test_a_deleted_branch_comes_back_at_the_incumbent(study: Study):
     git(study.clone, "update-ref", "-d", "refs/heads/autoresearch/mar8")
     study.reconcile()
     assert study.workspace.head() == kept
+    n = committed(study, 6)
+    study.ledger.decide(n, "keep", "")
+    git(study.clone, "update-ref", "-d", "refs/heads/autoresearch/mar8")
+    study.reconcile()
+    assert study.workspace.head() == study.ledger.experiment(n).sha
 
 
 def test_edits_in_the_worktree_survive_a_restart(study: Study):
@@ -235,6 +240,9 @@ def test_creating_a_study_can_be_interrupted_and_done_again(clone: Path, step: s
     process = multiprocessing.get_context("fork").Process(target=create_until, args=(clone, step))
     process.start()
     process.join()
+    (clone / RECIPE).write_text("a commit made in between\n")
+    identity = ("-c", "user.name=P", "-c", "user.email=p@example.org")
+    subprocess.run(["git", *identity, "commit", "-qam", "x"], cwd=clone, check=True)
     assert process.exitcode == -signal.SIGKILL and Study.tags(clone) == []
     with pytest.raises(UserError, match="no study"):
         Study.open(clone)

@@ -165,6 +165,10 @@ def test_a_worktree_on_another_branch_comes_back_and_its_commits_stay_reachable(
     ref = workspace.revert()
     assert ref and run(repo, "show", f"{ref}:program.md") == "committed by hand"
     assert run(workspace.worktree, "symbolic-ref", "HEAD") == "refs/heads/autoresearch/mar8"
+    run(workspace.worktree, "checkout", "-q", "--detach")
+    run(workspace.worktree, "commit", "-q", "--allow-empty", "-m", "a note by hand")
+    ref = workspace.revert()
+    assert ref and "a note by hand" in run(repo, "log", "--format=%s", ref)
 
 
 def test_a_removed_worktree_is_made_again(workspace: Workspace):

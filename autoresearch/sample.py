@@ -25,7 +25,6 @@ from autoresearch.data.tokenizer import Tokenizer
 from autoresearch.errors import UserError
 from autoresearch.harness import assemble
 from autoresearch.harness.serving import LogitsServer, Served, ServerFailed
-from autoresearch.paths import CANDIDATE
 from autoresearch.research.records import Experiment, Trial
 from autoresearch.research.study import Study
 from backends.recipe import Recipe, RecipeError
@@ -56,8 +55,7 @@ def generate(study: Study, prepared: Prepared, experiment: Experiment, prompt: b
     length = min(recipe.model.seq_len, len(ids) + options.tokens)
     with tempfile.TemporaryDirectory(prefix=".sample-", dir=study.root, ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        files = study.workspace.candidate_files(experiment.sha)
-        assemble.assemble(folder / "tree", {path.removeprefix(CANDIDATE + "/"): c for path, c in files.items()})
+        assemble.assemble(folder / "tree", study.workspace.candidate_files(experiment.sha))
         served = Served(study.ledger.fact("backend"), recipe.flat(), tokenizer.vocab, str(_weights_path(study, trial)),
                         str(folder / "tree"), str(folder), str(folder / "cache"))
         try:

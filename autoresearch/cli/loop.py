@@ -63,8 +63,7 @@ def night(wanted: Wanted, until: Until, verify_seeds: int, with_reference: bool)
                     view.note(f"verifying on {verify_seeds} fresh seeds and the confirm split")
                     verify.verify(lab, reference, verify_seeds, until)
         except BaselineFailed as e:
-            raise UserError(f"the baseline could not be trained: {e.trial.status}: {e.trial.reason}",
-                            quoted(e.trial.log_tail)) from None
+            raise UserError(f"the baseline could not be trained: {e}", quoted(e.log_tail)) from None
         except KeyboardInterrupt:
             view.note("stopped; nothing that was decided is lost, the same command continues")
         page = write_report(study, found)

@@ -19,11 +19,11 @@ from autoresearch.report.picture import headline
 from autoresearch.report.samples import Sample
 from autoresearch.report.story import Attempt, Story
 from autoresearch.research.workspace import Workspace
+from backends.recipe import keys
 
 NEAREST = 8  # of the ideas that were dropped, those that came closest are named
 FAILURES = 8
 MEANS = {
-    "keep": "better than the incumbent by more than the seeds spread",
     "discard": "no better, or too little better to tell from luck",
     "crash": "the training ended with an error",
     "timeout": "it overstayed its budget",
@@ -80,7 +80,7 @@ def _change(a: Attempt, workspace: Workspace) -> str:
     """In plain words: what was turned, and why."""
     why = words.escape(a.experiment.hypothesis, 220)
     if a.experiment.changes:
-        means = words.meanings()
+        means = {key.name: key.help for key in keys()}
         before = a.parent.recipe if a.parent else None
         turned = [words.code(text) + (f" ({words.escape(means[key], 80)})" if means.get(key) else "")
                   for key, text in zip(a.experiment.changes, words.changes(a.experiment.changes, before), strict=True)]

@@ -13,9 +13,11 @@ from typing import Any
 
 from autoresearch.report import words
 from autoresearch.report.story import Attempt, Story
+from autoresearch.research.verify import Gain
 
 SIZE_INCHES, DPI = (11.0, 5.4), 150
-LISTED = 9  # kept changes named beside the picture; the largest gains, where there are more
+LISTED = 8  # kept changes named beside the picture; the largest gains, where there are more
+PANEL, LABEL_CHARS = 0.69, 31  # where the list beside the picture begins, and how long its lines may be
 FAILED = ("crash", "timeout", "invalid", "interrupted")
 
 
@@ -38,30 +40,42 @@ DARK = Theme("#0d1117", "#e6edf3", "#8d96a0", "#232a33", "#56b4e9", "#5b6672", "
 def headline(story: Story) -> str:
     if story.baseline is None or story.baseline.bpb is None:
         return "The baseline is not done yet"
-    start = story.baseline.bpb
+    tried = _count(len(story.judged), "experiment")
     if not story.kept or story.champion is None or story.champion.bpb is None:
-        tried = f" in {_count(len(story.judged), 'experiment')}" if story.judged else ""
-        return f"No gain yet{tried}: the baseline stands at {start:.3f} bits per byte"
-    return f"{start:.3f} → {story.champion.bpb:.3f} bits per byte (−{story.gain_percent or 0:.1f}%) " \
-           f"in {_count(len(story.judged), 'experiment')}"
+        return f"No gain{f' in {tried}' if story.judged else ' yet'}: the baseline stands at " \
+               f"{story.baseline.bpb:.3f} bits per byte"
+    if gain := _verified(story):
+        if gain.seeds > 1 and gain.low_bpb > 0:
+            return f"{gain.percent:.1f}% fewer bits per byte, confirmed on fresh seeds"
+        return f"No confirmed gain after {tried}"
+    return f"{story.baseline.bpb:.3f} → {story.champion.bpb:.3f} bits per byte " \
+           f"(−{story.gain_percent or 0:.1f}%) in {tried}"
 
 
 def caption(story: Story) -> str:
     """What the numbers are of, in one or two lines."""
-    budget = story.facts.get("budget_s")
-    device = story.facts.get("device") or {}
-    name = words.one_line(str(device.get("name", "")), 46) if isinstance(device, dict) else ""
-    terms = [f"{budget:g} s of training each" if budget else "", name,
-             words.one_line(str(story.facts.get("data_name") or ""), 40)]
+    facts = story.facts
+    device = facts.get("device")
+    name = words.one_line(str(device.get("name", "")), 50) if isinstance(device, dict) else ""
+    terms = [_count(len(story.judged), "experiment") if story.judged else "",
+             f"{facts['budget_s']:g} s of training each" if facts.get("budget_s") else "", f"on {name}" if name else "",
+             f"text: {words.one_line(str(facts.get('data_name') or ''), 40)}"]
     first = ", ".join(t for t in terms if t)
-    if not story.kept:
+    if not story.kept or story.baseline is None or story.champion is None:
         return first
-    if story.summary is None:
-        return f"{first}\nScored on the split and the seed that chose the winners, so the gain looks larger than it is"
-    checks = [f"{abs(g.percent):.1f}% {'below' if g.mean_bpb > 0 else 'above'} {g.over}"
-              + (f" (95%: {g.low_bpb:+.3f} to {g.high_bpb:+.3f})".replace("-", "−") if g.seeds > 1 else " (one seed)")
-              for g in story.summary.gains]
-    return f"{first}\nOn fresh seeds and text that chose nothing: {', '.join(checks)}"
+    gain = _verified(story)
+    if gain is None:
+        return f"{first}\nThe split and the seed that chose the winners scored them: the real gain is smaller"
+    seeds = f"95% interval {gain.low_bpb:.3f} to {gain.high_bpb:.3f}, {gain.seeds} seeds" if gain.seeds > 1 else "one seed"
+    checked = f"{gain.mean_bpb:.3f} bits per byte below {gain.over} on text that chose nothing, {seeds}; " \
+              f"{story.gain_bpb or 0:.3f} on the split that chose the winners"
+    return f"{first}\n{checked.replace('-', '−')}"
+
+
+def _verified(story: Story) -> Gain | None:
+    """Of the champion over the baseline; over the reference where only that was measured."""
+    gains = story.summary.gains if story.summary else []
+    return next((g for g in gains if g.over.endswith("baseline")), gains[0] if gains else None)
 
 
 def draw(story: Story, theme: Theme = LIGHT) -> bytes:
@@ -74,7 +88,7 @@ def draw(story: Story, theme: Theme = LIGHT) -> bytes:
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor=theme.paper)
     canvas = FigureCanvasAgg(figure)
     listed = _listed(story)
-    axes = figure.add_axes((0.072, 0.115, 0.615 if listed else 0.9, 0.685))
+    axes = figure.add_axes((0.072, 0.115, 0.592, 0.67))
     _frame(axes, theme)
     figure.text(0.072, 0.945, headline(story), fontsize=16, fontweight="bold", color=theme.ink, va="center",
                 parse_math=False)
@@ -86,6 +100,9 @@ def draw(story: Story, theme: Theme = LIGHT) -> bytes:
     else:
         _plot(axes, story, theme)
         _list_kept(figure, story, listed, theme)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(PANEL - 0.012, 0.1), fontsize=8.5,
+                      frameon=False, labelcolor=theme.faint, labelspacing=0.55, borderaxespad=0.0)
     with warnings.catch_warnings():  # a script that the font lacks: boxes in the picture, not a failed report
         warnings.simplefilter("ignore")
         out = io.BytesIO()
@@ -141,8 +158,6 @@ def _plot(axes: Any, story: Story, theme: Theme) -> None:
     axes.set_xlim(-0.02 * (last + 2) - 0.4, last + 0.6)
     axes.set_ylim(low, high)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
-    axes.legend(loc="lower left", fontsize=8.5, framealpha=0.85, facecolor=theme.paper, edgecolor="none",
-                labelcolor=theme.ink, borderaxespad=0.2).set_zorder(6)
 
 
 def _staircase(story: Story) -> list[tuple[int, float]]:
@@ -156,8 +171,9 @@ def _limits(story: Story, best: list[tuple[int, float]]) -> tuple[float, float]:
     start, end = best[0][1], min(b for _, b in best)
     span = max(start - end, 4 * (story.spread_bpb or 0.0), 0.004 * start)
     scores = sorted(a.bpb for a in story.judged if a.bpb is not None)
-    high = min(max([start, *scores]), start + 0.6 * span)
-    return end - (story.spread_bpb or 0.0) - 0.12 * span, high + 0.14 * span
+    usual = scores[int(0.85 * (len(scores) - 1))] if scores else start
+    high = min(max(start, usual), start + 0.8 * span)
+    return end - (story.spread_bpb or 0.0) - 0.12 * span, high + 0.16 * span
 
 
 def _listed(story: Story) -> list[Attempt]:
@@ -169,29 +185,21 @@ def _list_kept(figure: Any, story: Story, listed: list[Attempt], theme: Theme) -
     """What helped, beside the staircase that it makes."""
     if not listed:
         return
-    left, top = 0.715, 0.775
+    top = 0.767
     more = len(story.kept) - len(listed)
-    title = "What helped" if not more else f"What helped most ({more} smaller not shown)"
-    figure.text(left, top + 0.025, title, fontsize=10.5, fontweight="bold", color=theme.ink, va="center")
-    step = min(0.085, 0.66 / len(listed))
+    title = "What helped" if not more else f"What helped most ({more} more in the report)"
+    figure.text(PANEL, top, title, fontsize=10.5, fontweight="bold", color=theme.ink, va="center")
     for i, a in enumerate(listed):
-        y = top - 0.04 - i * step
-        figure.text(left + 0.021, y, f"{a.n}", fontsize=9.5, fontweight="bold", color=theme.kept, ha="right",
+        y = top - 0.055 - i * 0.05
+        figure.text(PANEL + 0.021, y, f"{a.n}", fontsize=9.5, fontweight="bold", color=theme.kept, ha="right",
                     va="center")
-        figure.text(left + 0.03, y, words.signed(-(a.gain_bpb or 0.0)), fontsize=9.5, color=theme.ink, va="center",
-                    parse_math=False)
-        figure.text(left + 0.092, y, _label(a), fontsize=9.5, color=theme.faint, va="center", parse_math=False)
+        figure.text(PANEL + 0.029, y, words.signed(-(a.gain_bpb or 0.0)), fontsize=9.5, color=theme.ink, va="center")
+        figure.text(PANEL + 0.09, y, _label(a), fontsize=9.5, color=theme.faint, va="center", parse_math=False)
 
 
 def _label(a: Attempt) -> str:
     changed = words.changes(a.experiment.changes, a.parent.recipe if a.parent else None, short=True)
-    text = ", ".join(changed) or words.one_line(a.experiment.hypothesis)
-    if len(text) <= 32:
-        return text
-    cut = text.rfind(" ", 0, 33)
-    cut = cut if cut > 16 else 32
-    rest = text[cut:].strip()
-    return text[:cut] + "\n" + (rest if len(rest) <= 32 else rest[:31].rstrip() + "…")
+    return words.one_line(", ".join(changed) or a.experiment.hypothesis, LABEL_CHARS)
 
 
 def _kinds(failed: list[Attempt]) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoresearch.harness.text import clean
-from backends.recipe import keys
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|!~$^=])")
 _LINK = re.compile(r"(://)|\b(www)\.", re.IGNORECASE)
@@ -52,12 +51,6 @@ def value(v: Any) -> str:
     if isinstance(v, float):
         return f"{v:.4g}"
     return f"{v:,}" if isinstance(v, int) and abs(v) >= 10_000 else str(v)
-
-
-def meanings() -> dict[str, str]:
-    """What each recipe key is, in a few words."""
-    return {k.name: re.split(r"[;:(]", k.help)[-1 if k.help.startswith("normal") or "AdamW" in k.help else 0].strip()
-            for k in keys()}
 
 
 def changes(changed: Mapping[str, Any], before: Mapping[str, Any] | None, short: bool = False) -> list[str]:

@@ -59,12 +59,15 @@ class Loop:
             sha = workspace.propose_commit(start, edits, f"Baseline sized to this device\n\n{why}", BASELINE)
             lab.ledger.commit(BASELINE, sha)
         experiment = lab.ledger.experiment(BASELINE)
-        candidate = self._candidate(experiment)
+        try:
+            candidate = self._candidate(experiment)
+        except gate.Refused as e:
+            raise BaselineFailed("invalid", str(e), "") from None
         have = {t.seed: t for t in experiment.screens()}
         for seed in SEEDS:
             have[seed] = have.get(seed) or lab.screen(candidate, seed)
             if have[seed].status != "ok":
-                raise BaselineFailed(have[seed])
+                raise BaselineFailed(have[seed].status, have[seed].reason, have[seed].log_tail)
         spread = decide.spread_bpb([b for t in have.values() if (b := t.bpb()) is not None])
         lab.ledger.set_fact("spread_bpb", spread)
         lab.study.conclude(BASELINE, "keep", f"the baseline; seed spread {spread:.4f} bits per byte")
@@ -190,9 +193,9 @@ class Loop:
 class BaselineFailed(Exception):
     """The starting recipe itself could not be trained or scored."""
 
-    def __init__(self, trial: Trial):
-        self.trial = trial
-        super().__init__(trial.reason)
+    def __init__(self, status: str, reason: str, log_tail: str):
+        self.status, self.reason, self.log_tail = status, reason, log_tail
+        super().__init__(f"{status}: {reason}")
 
 
 def message(hypothesis: str, evidence: str) -> str:

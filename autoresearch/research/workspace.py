@@ -260,8 +260,9 @@ class Workspace:
         return found[path]
 
     def candidate_files(self, sha: str) -> dict[str, bytes]:
-        """{path from the root of the repository: content} of the ordinary files below backends/gpt/ at a commit."""
-        return self._blobs(sha, CANDIDATE + "/")
+        """{path below backends/gpt/: content} of its ordinary files at a commit."""
+        files = self._blobs(sha, CANDIDATE + "/")
+        return {name.removeprefix(CANDIDATE + "/"): content for name, content in files.items()}
 
     def _blobs(self, sha: str, path: str) -> dict[str, bytes]:
         names: dict[str, str] = {}

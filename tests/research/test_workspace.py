@@ -52,7 +52,7 @@ def test_a_candidate_is_a_commit_with_its_trailer_and_its_ref(workspace: Workspa
     base = workspace.head()
     sha = workspace.propose_commit(base, {RECIPE: b"depth = 5\r\n", "backends/gpt/new/deep.py": b"\x00\xff",
                                           "backends/gpt/params.py": None}, "Deeper\n\nbecause", 7)
-    assert workspace.candidate_files(sha) == {RECIPE: b"depth = 5\r\n", "backends/gpt/new/deep.py": b"\x00\xff"}
+    assert workspace.candidate_files(sha) == {"recipe.toml": b"depth = 5\r\n", "new/deep.py": b"\x00\xff"}
     assert run(repo, "rev-parse", "refs/autoresearch/mar8/7") == sha
     assert run(repo, "log", "-1", "--format=%P %(trailers:key=Experiment,valueonly)", sha) == f"{base} mar8/7"
     assert workspace.read(sha, "program.md") == b"Make it better.\n"
@@ -107,7 +107,7 @@ def test_edits_in_the_worktree_become_a_candidate(workspace: Workspace):
     (workspace.worktree / "backends/gpt/params.py").unlink()
     (workspace.worktree / "program.md").write_text("not part of a candidate\n")
     sha = workspace.commit_worktree(base, "try", 1)
-    assert sha and workspace.candidate_files(sha) == {RECIPE: b"depth = 9\n", "backends/gpt/new.py": b"x = 1\n"}
+    assert sha and workspace.candidate_files(sha) == {"recipe.toml": b"depth = 9\n", "new.py": b"x = 1\n"}
     assert workspace.read(sha, "program.md") == b"Make it better.\n"
     assert workspace.outside_edits() == ["program.md"]
     assert workspace.holds(sha)
@@ -131,7 +131,7 @@ def test_links_executables_and_nested_repositories_show_in_their_modes(workspace
     sha = workspace.commit_worktree(workspace.head(), "try", 1)
     assert sha and sorted(workspace.changed_paths(workspace.head(), sha)) == [
         ("100755", "backends/gpt/params.py"), ("120000", "backends/gpt/link.py"), ("160000", "backends/gpt/nested")]
-    assert "backends/gpt/link.py" not in workspace.candidate_files(sha)
+    assert "link.py" not in workspace.candidate_files(sha)
 
 
 def test_what_was_proposed_reverts_without_a_copy_and_anything_else_is_saved(workspace: Workspace, repo: Path):

@@ -167,6 +167,17 @@ def test_leaves_the_batch_after_a_failed_halving_and_tries_doubling_later() -> N
     assert 16384 in tried and 2048 not in tried
 
 
+def test_a_failed_direction_gets_another_look_when_the_incumbent_has_moved_on() -> None:
+    moved = {"model.qk_scale": 1.2, "optim.adam_beta1": 0.85, "model.softcap": 20.0}
+    study = Study(Recipe(), lambda r: 1.5 + 0.1 * (r.batch.tokens_per_step < 8192)
+                  - 0.01 * sum(r.flat()[k] == v for k, v in moved.items()))
+    study.step()
+    for key, value in moved.items():
+        assert study.step().changes.get("batch.tokens_per_step", 8192) >= 8192
+        assert study.record({key: value}).verdict == "keep"
+    assert study.step().changes == {"batch.tokens_per_step": 4096}
+
+
 def test_goes_half_a_step_back_when_it_overshoots() -> None:
     study = Study(Recipe(), bowl(batch__tokens_per_step=2900)).run(40)
     tried = [p.changes["batch.tokens_per_step"] for p in study.proposals if "batch.tokens_per_step" in p.changes]

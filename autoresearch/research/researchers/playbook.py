@@ -24,7 +24,7 @@ from backends.recipe import Recipe, RecipeError
 
 FOLLOWERS = {"batch.micro_rows", "model.value_gate_channels", "model.kv_heads"}  # keys that settle() adapts
 KEPT_BOOST, PER_ROUND = 1.25, 0.3  # what a kept step adds to a line's score, what each halving of its stride leaves
-FORGET_AFTER = 3  # keeps elsewhere after which a failed direction is worth another look
+FORGET_AFTER = 3  # keeps since, after which a failed direction is worth another look
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Line:
         """Learn from one attempt. Interrupted ones say nothing."""
         if attempt.experiment.verdict == "interrupted":
             return
-        if self.last and attempt.keeps - self.last.keeps > FORGET_AFTER:
+        if self.last and attempt.keeps - self.last.keeps >= FORGET_AFTER:
             self.failed.clear()
         self.last = attempt
         if attempt.experiment.verdict == "keep":
@@ -86,7 +86,7 @@ class Playbook(Researcher):
 def scripted_ideas(context: Context, moves: Sequence[Move], now: dict[str, str], past: list[Attempt]) -> Iterator[Idea]:
     """The next step of every line that still has one, and twice as far in case that was run already."""
     owned, flat = assign(moves, past), context.recipe.flat()
-    keeps = sum(e.verdict == "keep" for e in context.experiments)
+    keeps = sum(a.experiment.verdict == "keep" for a in past)
     for move in (m for m in moves if m.when(context)):
         fired = {name: move.signals[name] for name in now if name in move.signals}
         line = Line(move.first, move.stride, move.prior * math.prod(factor for _, factor in fired.values()))
@@ -94,7 +94,7 @@ def scripted_ideas(context: Context, moves: Sequence[Move], now: dict[str, str],
         for a in owned.get(move.label, []):
             if sign := move.direction(context, a.parent.recipe, a.experiment.recipe):
                 line.take(a, sign, move.grow)
-        if line.last and keeps - line.last.keeps > FORGET_AFTER:
+        if line.last and keeps - line.last.keeps >= FORGET_AFTER:
             line.failed.clear()
         if line.stride < move.stride * move.finest:
             continue

@@ -25,7 +25,7 @@ from autoresearch.data.tokenizer import Tokenizer
 from autoresearch.errors import UserError
 from autoresearch.harness import assemble
 from autoresearch.harness.serving import LogitsServer, Served, ServerFailed
-from autoresearch.research.records import Experiment, Trial
+from autoresearch.records import Experiment, Trial
 from autoresearch.research.study import Study
 from backends.recipe import Recipe, RecipeError
 

@@ -10,8 +10,8 @@ import click
 from autoresearch.errors import UserError
 
 if TYPE_CHECKING:
+    from autoresearch.records import Point
     from autoresearch.report.story import Attempt, Story
-    from autoresearch.research.records import Point
     from autoresearch.research.study import Study
 
 BARS = "▁▂▃▄▅▆▇█"

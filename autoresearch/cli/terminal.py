@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from autoresearch.research.records import Experiment, Point, Trial
+from autoresearch.records import Experiment, Point, Trial
 from autoresearch.research.view import View
 
 

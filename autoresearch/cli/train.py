@@ -16,7 +16,7 @@ from autoresearch.cli.terminal import Bar, quoted
 from autoresearch.data import prepared
 from autoresearch.errors import UserError
 from autoresearch.harness.runner import Outcome, Runner, TrialFailed
-from autoresearch.research.records import Score
+from autoresearch.records import Score
 from backends.recipe import Recipe
 
 

@@ -10,8 +10,8 @@ from autoresearch.cli.studying import interruptible, lab_of, loop_of, open_study
 from autoresearch.cli.terminal import TerminalView
 from autoresearch.errors import UserError
 from autoresearch.paths import CANDIDATE
+from autoresearch.records import BASELINE
 from autoresearch.research.loop import message
-from autoresearch.research.records import BASELINE
 from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.until import Until
 from backends.recipe import RecipeError, parse

@@ -28,7 +28,7 @@ from autoresearch.data.prepared import Prepared, tokens_file
 from autoresearch.harness import assemble, audit, jobs, launch
 from autoresearch.harness.channel import Channel, Closed, RingShape, shared_buffer
 from autoresearch.harness.text import tail
-from autoresearch.research.records import Point, Score
+from autoresearch.records import Point, Score
 from backends.recipe import Recipe
 from backends.spec import GPTSpec
 

@@ -82,7 +82,7 @@ def _change(a: Attempt, workspace: Workspace) -> str:
     if a.experiment.changes:
         means = {key.name: key.help for key in keys()}
         before = a.parent.recipe if a.parent else None
-        turned = [words.code(text) + (f" ({words.escape(means[key], 80)})" if means.get(key) else "")
+        turned = [words.code(text) + (f" ({words.escape(means[key], 120)})" if means.get(key) else "")
                   for key, text in zip(a.experiment.changes, words.changes(a.experiment.changes, before), strict=True)]
         return f"{', '.join(turned)}<br>{why}"
     with contextlib.suppress(UserError):

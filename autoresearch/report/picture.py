@@ -40,16 +40,14 @@ DARK = Theme("#0d1117", "#e6edf3", "#8d96a0", "#232a33", "#56b4e9", "#5b6672", "
 def headline(story: Story) -> str:
     if story.baseline is None or story.baseline.bpb is None:
         return "The baseline is not done yet"
-    tried = _count(len(story.judged), "experiment")
     if not story.kept or story.champion is None or story.champion.bpb is None:
-        return f"No gain{f' in {tried}' if story.judged else ' yet'}: the baseline stands at " \
-               f"{story.baseline.bpb:.3f} bits per byte"
+        return f"No gain yet: the baseline stands at {story.baseline.bpb:.3f} bits per byte"
     if gain := _verified(story):
         if gain.seeds > 1 and gain.low_bpb > 0:
             return f"{gain.percent:.1f}% fewer bits per byte, confirmed on fresh seeds"
-        return f"No confirmed gain after {tried}"
-    return f"{story.baseline.bpb:.3f} → {story.champion.bpb:.3f} bits per byte " \
-           f"(−{story.gain_percent or 0:.1f}%) in {tried}"
+        return "No confirmed gain" if gain.seeds > 1 else f"{abs(gain.percent):.1f}% " \
+            f"{'fewer' if gain.percent > 0 else 'more'} bits per byte on one fresh seed"
+    return f"{story.baseline.bpb:.3f} → {story.champion.bpb:.3f} bits per byte, {story.gain_percent or 0:.1f}% lower"
 
 
 def caption(story: Story) -> str:
@@ -65,10 +63,10 @@ def caption(story: Story) -> str:
         return first
     gain = _verified(story)
     if gain is None:
-        return f"{first}\nThe split and the seed that chose the winners scored them: the real gain is smaller"
-    seeds = f"95% interval {gain.low_bpb:.3f} to {gain.high_bpb:.3f}, {gain.seeds} seeds" if gain.seeds > 1 else "one seed"
-    checked = f"{gain.mean_bpb:.3f} bits per byte below {gain.over} on text that chose nothing, {seeds}; " \
-              f"{story.gain_bpb or 0:.3f} on the split that chose the winners"
+        return f"{first}\nScored on the split and the seed that chose the winners: on fresh text and seeds expect less"
+    seeds = "one seed" if gain.seeds == 1 else f"95%: {gain.low_bpb:.3f} to {gain.high_bpb:.3f}, {gain.seeds} seeds"
+    checked = f"{abs(gain.mean_bpb):.3f} bits per byte {'under' if gain.mean_bpb > 0 else 'over'} {gain.over} on fresh " \
+              f"text and seeds ({seeds}), {story.gain_bpb or 0:.3f} where the winners were chosen"
     return f"{first}\n{checked.replace('-', '−')}"
 
 
@@ -130,34 +128,36 @@ def _plot(axes: Any, story: Story, theme: Theme) -> None:
     assert baseline.bpb is not None
     best = _staircase(story)
     low, high = _limits(story, best)
-    last = max((a.n for a in story.ideas), default=0)
+    last = max((a.n for a in story.ideas), default=4)
     xs, ys = [n for n, _ in best] + [last + 0.6], [b for _, b in best] + [best[-1][1]]
     spread = story.spread_bpb or 0.0
-    if spread:
-        axes.fill_between(xs, [y - spread for y in ys], ys, step="post", color=theme.kept, alpha=0.16, linewidth=0,
-                          label=f"spread of seeds ({spread:.4f}): too close to call")
+    axes.scatter([n for n, _ in best], [b for _, b in best], s=64, color=theme.kept, edgecolor=theme.paper,
+                 linewidth=1.4, zorder=4, label=f"kept ({len(story.kept)})" if story.kept else "the baseline")
     axes.step(xs, ys, where="post", color=theme.kept, linewidth=2.0, solid_joinstyle="miter", zorder=3,
               label="best so far")
+    if spread:
+        axes.fill_between(xs, [y - spread for y in ys], ys, step="post", color=theme.kept, alpha=0.2, linewidth=0,
+                          label=f"spread of seeds ({spread:.4f}): too close to call")
     dropped = [a for a in story.judged if a.verdict == "discard" and a.bpb is not None and a.bpb <= high]
     beyond = [a for a in story.judged if a.verdict == "discard" and a.bpb is not None and a.bpb > high]
     failed = [a for a in story.judged if a.verdict in FAILED]
     top = high - 0.025 * (high - low)
-    axes.scatter([a.n for a in dropped], [a.bpb for a in dropped], s=30, color=theme.dropped, linewidth=0, zorder=2,
-                 label=f"tried and dropped ({len(dropped) + len(beyond)})")
+    if dropped:
+        axes.scatter([a.n for a in dropped], [a.bpb for a in dropped], s=30, color=theme.dropped, linewidth=0, zorder=2,
+                     label=f"tried and dropped ({len(dropped)})")
     if beyond:
         axes.scatter([a.n for a in beyond], [top] * len(beyond), s=30, marker="^", color=theme.dropped, linewidth=0,
-                     zorder=2, label=f"worse than the picture shows ({len(beyond)})")
+                     zorder=2, label=f"dropped, too high to show ({len(beyond)})")
     if failed:
         axes.scatter([a.n for a in failed], [top] * len(failed), s=34, marker="x", color=theme.failed, linewidth=1.6,
                      zorder=3, label=f"no score: {_kinds(failed)}")
-    axes.scatter([n for n, _ in best], [b for _, b in best], s=64, color=theme.kept, edgecolor=theme.paper,
-                 linewidth=1.4, zorder=4, label=f"kept ({len(story.kept)})")
     for attempt in _listed(story):
         axes.annotate(f"{attempt.n}", (attempt.n, attempt.bpb), xytext=(-5, -6), textcoords="offset points", ha="right",
                       va="top", fontsize=9, fontweight="bold", color=theme.kept, zorder=5)
     axes.set_xlim(-0.02 * (last + 2) - 0.4, last + 0.6)
     axes.set_ylim(low, high)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
 
 
 def _staircase(story: Story) -> list[tuple[int, float]]:

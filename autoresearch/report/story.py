@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from autoresearch.research.records import BASELINE, Experiment, Trial
+from autoresearch.records import BASELINE, Experiment, Trial
 from autoresearch.research.study import Study
 from autoresearch.research.verify import Summary, summarise
 

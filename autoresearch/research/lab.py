@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch.harness.runner import Outcome, Runner, TrialFailed
+from autoresearch.records import BASELINE, REFERENCE, Score, Trial
 from autoresearch.research.ledger import Ledger
-from autoresearch.research.records import BASELINE, REFERENCE, Score, Trial
 from autoresearch.research.study import Study
 from autoresearch.research.view import View
 from backends.recipe import Recipe

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from autoresearch.errors import UserError
-from autoresearch.research.records import BASELINE, VERDICTS, Experiment, Pair, Point, Score, Trial
+from autoresearch.records import BASELINE, VERDICTS, Experiment, Pair, Point, Score, Trial
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 30

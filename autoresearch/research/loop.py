@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from autoresearch.harness.runner import TrialFailed
 from autoresearch.paths import CANDIDATE
+from autoresearch.records import BASELINE, Experiment, Trial
 from autoresearch.research import decide, gate
 from autoresearch.research.lab import Candidate, Lab
-from autoresearch.research.records import BASELINE, Experiment, Trial
 from autoresearch.research.researchers.base import Context, Proposal, Researcher
 from autoresearch.research.until import Until
 from backends.recipe import Recipe, edit, parse

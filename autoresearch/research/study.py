@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from autoresearch.errors import UserError
+from autoresearch.records import BASELINE, Experiment
 from autoresearch.research.ledger import Ledger
-from autoresearch.research.records import BASELINE, Experiment
 from autoresearch.research.workspace import Workspace, moved, validate_tag
 
 FOLDERS = ("trials", "frozen", "report")

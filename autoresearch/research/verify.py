@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoresearch.paths import CANDIDATE
+from autoresearch.records import BASELINE, REFERENCE, Experiment
 from autoresearch.research import gate
 from autoresearch.research.lab import Candidate, Lab
-from autoresearch.research.records import BASELINE, REFERENCE, Experiment
 from autoresearch.research.until import Until
 from backends.recipe import load
 

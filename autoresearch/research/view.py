@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoresearch.research.records import Experiment, Point, Trial
+from autoresearch.records import Experiment, Point, Trial
 
 
 class View:

@@ -57,6 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "softcap that bites": {"model.softcap": 1.0},
     "qk scale": {"model.qk_scale": 1.3},
     "wide MLP": {"model.mlp_ratio": 4.0},
+    "one block": DECAYS | {"model.depth": 1, "optim.muon_steps": 2},
     "everything": EVERYTHING,
 }
 # Limits are 3 to 10 times the largest deviations of docs/parity.md; float32 resolves 1.2e-7.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch.paths import CANDIDATE
-from autoresearch.research.records import BASELINE, Point, Score
+from autoresearch.records import BASELINE, Point, Score
 from autoresearch.research.study import Study
 from backends.recipe import edit, parse
 
@@ -99,7 +99,7 @@ class Made:
     def trial(self, n: int, bpb: float, seed: int = 1, purpose: str = "screen", split: str = "val") -> int:
         ledger = self.study.ledger
         trial = ledger.start_trial(n, seed, purpose, 300.0, {"backend": "cpu", "precision": "float32"})
-        curve = [Point(step, step * 0.4, 5.0 / step**0.2, 2.5 if step == 600 else None) for step in range(1, 702, 10)]
+        curve = [Point(step, step * 0.4, 5.0 / step**0.2, 2.5 if step == 601 else None) for step in range(1, 702, 10)]
         if split != "val":
             ledger.read(split, trial)
         ledger.end_trial(trial, "ok", scores=[score(bpb, split)], curve=curve, steps=701, tokens=701 * 128,

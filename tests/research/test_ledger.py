@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from autoresearch.errors import UserError
+from autoresearch.records import BASELINE, REFERENCE, Point, Score
 from autoresearch.research.ledger import SCHEMA_VERSION, Ledger
-from autoresearch.research.records import BASELINE, REFERENCE, Point, Score
 
 RECIPE: dict[str, Any] = {"model.depth": 4, "optim.matrix_lr": 0.04, "runtime.compile": True, "data.tokenizer": "byte"}
 VAL = Score("val", nats=1000.5, tokens=400, bytes=900, chars=890, rows=7)

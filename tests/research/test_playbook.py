@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from autoresearch.research.records import BASELINE, Experiment, Point, Score, Trial
+from autoresearch.records import BASELINE, Experiment, Point, Score, Trial
 from autoresearch.research.researchers.base import Context, Proposal
 from autoresearch.research.researchers.moves import MOVES, SCHEMA, schema_moves
 from autoresearch.research.researchers.playbook import Playbook, settle

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch.errors import UserError
-from autoresearch.research.records import BASELINE, REFERENCE, Score
+from autoresearch.records import BASELINE, REFERENCE, Score
 from autoresearch.research.study import Study
 from autoresearch.research.workspace import Workspace, git
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 NIGHT = """
 import sys
 from pathlib import Path
-from autoresearch.research.records import Score
+from autoresearch.records import Score
 from autoresearch.research.study import Study
 
 def say(*words):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoresearch.research.records import Experiment
+from autoresearch.records import Experiment
 from backends.recipe import Recipe
 
 

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from autoresearch.research.records import BASELINE, Experiment, Point, Trial
+from autoresearch.records import BASELINE, Experiment, Point, Trial
 from autoresearch.research.researchers.base import Context
 
 DIVERGED = re.compile(r"\bnan\b|diverg|not finite|non-finite", re.IGNORECASE)

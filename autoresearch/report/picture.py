@@ -65,8 +65,8 @@ def caption(story: Story) -> str:
     if gain is None:
         return f"{first}\nScored on the split and the seed that chose the winners: on fresh text and seeds expect less"
     seeds = "one seed" if gain.seeds == 1 else f"95%: {gain.low_bpb:.3f} to {gain.high_bpb:.3f}, {gain.seeds} seeds"
-    checked = f"{abs(gain.mean_bpb):.3f} bits per byte {'under' if gain.mean_bpb > 0 else 'over'} {gain.over} on fresh " \
-              f"text and seeds ({seeds}), {story.gain_bpb or 0:.3f} where the winners were chosen"
+    checked = f"{abs(gain.mean_bpb):.3f} bits per byte {'under' if gain.mean_bpb > 0 else 'over'} {gain.over} on " \
+              f"fresh text and seeds ({seeds}), {story.gain_bpb or 0:.3f} where the winners were chosen"
     return f"{first}\n{checked.replace('-', '−')}"
 
 

@@ -1,4 +1,4 @@
-"""The commands that read a study: status, log, sample and report, on ledgers written by hand and one trained for real."""
+"""The commands that read a study: status, log, sample and report; on ledgers written by hand and one trained model."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ def test_status_names_the_process_that_runs_the_study(made: Made, capsys: pytest
     made.baseline(2.4, 2.41)
     code = f"from pathlib import Path; from autoresearch.research.study import Study\n" \
            f"s = Study.open(Path({str(made.study.clone)!r}))\nwith s.lock():\n    print('locked', flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=pipe, stdout=pipe) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"locked\n"
         status, page = status_of(capsys), ar(capsys, "status")

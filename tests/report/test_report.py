@@ -16,7 +16,8 @@ from autoresearch.report import picture, write_report
 from autoresearch.report.story import tell
 from tests.report.made import Made, night, repository
 
-EVIL = "Try | a pipe\n\n# heading <script>alert(1)</script> ![x](http://evil.example/x.png) ``` `code` $x$ www.evil.example"
+EVIL = ("Try | a pipe\n\n# heading <script>alert(1)</script> ![x](http://evil.example/x.png) ``` `code` $x$ "
+        "www.evil.example")
 
 
 @pytest.fixture

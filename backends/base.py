@@ -49,7 +49,7 @@ class Backend(ABC):
 
     @abstractmethod
     def weights(self, state: State) -> dict[str, np.ndarray]:
-        """float32 weights to score and save: an average, if the candidate keeps one."""
+        """A float32 copy of the weights to score and save: an average, if the candidate keeps one."""
 
     @abstractmethod
     def peak_memory_bytes(self) -> int: ...

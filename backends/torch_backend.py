@@ -62,7 +62,11 @@ class TorchBackend(Backend):
         key = (recipe.digest(), vocab)  # a second run of one recipe reuses the compiled step
         if key not in self._steps:
             step = whole_step(spec, roles, recipe.optim.muon_steps, dtype)
-            self._steps[key] = torch.compile(step, dynamic=False, fullgraph=True) if recipe.runtime.compile else step
+            if recipe.runtime.compile:
+                # Without isolation all recipes of a process share one allowance of eight compilations.
+                # (The argument is documented, but torch's type overloads lack it.)
+                step = torch.compile(step, dynamic=False, fullgraph=True, isolate_recompiles=True)  # type: ignore[call-overload]
+            self._steps[key] = step
         return TorchState(recipe, spec, ours, torch_optim.init(ours, roles), roles, dtype, 0, self._steps[key])
 
     def step(self, state: TorchState, tokens_BT1: np.ndarray, progress: float) -> Tensor:
@@ -87,7 +91,7 @@ class TorchBackend(Backend):
             torch.cuda.synchronize()
 
     def weights(self, state: TorchState) -> dict[str, np.ndarray]:
-        return {k: v.detach().float().cpu().numpy()
+        return {k: v.detach().to("cpu", torch.float32, copy=True).numpy()  # training goes on in place
                 for k, v in torch_optim.eval_weights(state.weights, state.moments).items()}
 
     def peak_memory_bytes(self) -> int:

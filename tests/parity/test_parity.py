@@ -14,7 +14,7 @@ def test_mlx_equals_the_oracle(variant: str) -> None:
     assert compare.beyond(compare.measure(variant)) == []
 
 
-@pytest.mark.parametrize("variant", compare.VARIANTS)
+@pytest.mark.parametrize("variant", ["modern", "windows", "everything"])
 def test_training_from_the_real_initial_weights_follows_the_oracle(variant: str) -> None:
     measured = compare.measure(variant, trained=False)
     assert compare.beyond({k: measured[k] for k in ("logits", "loss", "curve")}) == []

@@ -26,7 +26,7 @@ BUGS = {
     "gate without its 2": ("mlx_model", "2 * mx.sigmoid(", "mx.sigmoid("),
     "gate reads other channels": ("mlx_model", "x_BTC[..., : spec.value_gate_channels]",
                                   "x_BTC[..., -spec.value_gate_channels :]"),
-    "no value embedding": ("mlx_model", "v = v + gate_BTK[..., None] * value", "v = v + 0 * gate_BTK[..., None] * value"),
+    "no value embedding": ("mlx_model", " + gate_BTK[..., None] * value", " + 0 * value"),
     "window off by one": ("mlx_model", "age_TT < window", "age_TT <= window"),
     "window ignored": ("mlx_model", "if window >= T", "if True"),
     "sees the future": ("mlx_model", "(age_TT >= 0) & ", ""),
@@ -39,7 +39,8 @@ BUGS = {
     "targets not shifted": ("mlx_model", "tokens_BT1[:, 1:])", "tokens_BT1[:, :-1])"),
     # the update rule
     "Adam epsilon of a library": ("mlx_optim", 'h["eps"]', "1e-8"),
-    "Adam epsilon under the root": ("mlx_optim", 'mx.sqrt(v / h["bias2"]) + h["eps"]', 'mx.sqrt(v / h["bias2"] + h["eps"])'),
+    "Adam epsilon under the root": ("mlx_optim", 'mx.sqrt(v / h["bias2"]) + h["eps"]',
+                                    'mx.sqrt(v / h["bias2"] + h["eps"])'),
     "first bias correction off": ("mlx_optim", "lr / bias1 * m", "lr * m"),
     "second bias correction off": ("mlx_optim", 'v / h["bias2"]', "v"),
     "decay coupled": ("mlx_optim", 'w = w * (1 - lr * h[f"{role}_decay"])', 'g = g + h[f"{role}_decay"] * w'),

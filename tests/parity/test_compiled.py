@@ -1,0 +1,113 @@
+"""A compiled step is the eager step, sees every update of weights and moments, and is compiled once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+
+import backends
+from backends.base import Backend
+from backends.gpt import mlx_model
+from tests.parity import compare
+
+STEPS = 20
+LIMIT = 2e-3  # relative distance of a weight's whole change after 20 updates; measured 3e-4 (cpu) and 0 (mlx)
+
+
+def small_problem(compiled: bool, rows: int = 0) -> compare.Problem:
+    """One block, since compiling takes long; `rows` other than 0 gives batches of another shape."""
+    p = compare.problem("one block")
+    return dataclasses.replace(p, recipe=p.recipe.replace({"runtime.compile": compiled}),
+                               batches=tuple(b[: rows or len(b)] for b in p.batches))
+
+
+def train(backend: Backend, p: compare.Problem, change: Callable[[Any], None] = lambda state: None,
+          steps: int = STEPS) -> dict[str, np.ndarray]:
+    """How far each weight has moved. The learning rates differ at every step: warm-up, then warm-down."""
+    state = backend.init(p.recipe, compare.VOCAB, dict(p.weights))
+    change(state)
+    compare.curve_of(backend, state, p, steps)
+    return {k: v - p.weights[k] for k, v in backend.weights(state).items()}
+
+
+def distance(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    return max(float(np.linalg.norm(a[k] - b[k]) / np.linalg.norm(a[k])) for k in a)
+
+
+@pytest.fixture(scope="module", params=["mlx", "cpu"])
+def warm(request: pytest.FixtureRequest) -> Backend:
+    """A backend that has compiled the problem's step, as after the harness's warm-up."""
+    backend = backends.load(request.param)
+    train(backend, small_problem(True), steps=1)
+    return backend
+
+
+@contextmanager
+def compiling_forbidden(backend: Backend) -> Iterator[None]:
+    """RuntimeError where a step is compiled again."""
+    def traced(*args: Any) -> None:
+        raise RuntimeError("recompiled")  # MLX runs the Python function only when it traces it
+
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        if backend.name == "mlx":
+            patch.setattr(mlx_model, "loss", traced)
+        else:
+            stack.enter_context(torch.compiler.set_stance("fail_on_recompile"))
+        yield
+
+
+def test_compiled_equals_eager_after_20_updates(warm: Backend) -> None:
+    assert distance(train(warm, small_problem(False)), train(warm, small_problem(True))) < LIMIT
+
+
+def test_a_step_that_trains_its_initial_weights_is_told_apart(warm: Backend) -> None:
+    """What a compiled step does that closed over the weights it first saw."""
+    def close_over_weights(state: Any) -> None:
+        first, step = {k: v + 0 for k, v in state.weights.items()}, state.train_step
+
+        def stale(weights: dict, moments: dict, numbers: Any, tokens: Any) -> Any:
+            return step({k: v + 0 for k, v in first.items()}, moments, numbers, tokens)
+
+        state.train_step = stale
+
+    eager = train(warm, small_problem(False))
+    moved = train(warm, small_problem(True), close_over_weights)
+    assert not distance(eager, moved) < LIMIT
+
+
+def test_nothing_recompiles_after_the_warm_up(warm: Backend) -> None:
+    """Twenty learning rates, and a second run of the recipe from its initial weights."""
+    with compiling_forbidden(warm):
+        train(warm, small_problem(True))
+
+
+def test_a_recompilation_would_be_noticed(warm: Backend) -> None:
+    with compiling_forbidden(warm), pytest.raises(RuntimeError, match="recompile"):
+        train(warm, small_problem(True, rows=3), steps=1)
+
+
+def test_one_process_can_compile_more_than_eight_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe tries many sizes; torch by default allows one function eight compilations."""
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **kwargs: real(f, backend="eager", **kwargs))  # only traced
+    backend, p = backends.load("cpu"), small_problem(True)
+    for rows in range(1, 10):
+        recipe = p.recipe.replace({"batch.tokens_per_step": rows * p.recipe.model.seq_len})
+        state = backend.init(recipe, compare.VOCAB, dict(p.weights))
+        assert np.isfinite(float(backend.step(state, np.repeat(p.batches[0][:1], rows, axis=0), 0.5)))
+
+
+def test_compiled_mlx_keeps_its_weights_out_of_the_graph() -> None:
+    """mx.compile takes closed-over arrays as constants: new inputs must give new outputs."""
+    backend, p = backends.load("mlx"), small_problem(True)
+    state = backend.init(p.recipe, compare.VOCAB, dict(p.weights))
+    first = float(backend.step(state, p.batches[0], 0.5))
+    state.weights = {k: mx.zeros_like(v) for k, v in state.weights.items()}
+    assert float(backend.step(state, p.batches[0], 0.5)) == pytest.approx(np.log(compare.VOCAB), abs=1e-5) != first

@@ -72,15 +72,15 @@ def night(wanted: Wanted, until: Until, verify_seeds: int, with_reference: bool)
 
 def ending(study: Study, page: str) -> str:
     """What the night came to, in a few lines."""
-    experiments = study.ledger.experiments()
-    judged = [e for e in experiments if e.n > 0 and e.verdict]
-    baseline, champion = next((e for e in experiments if e.n == 0), None), study.ledger.incumbent()
-    lines = [f"study {study.tag}: {len(judged)} experiments, {sum(e.verdict == 'keep' for e in judged)} kept"]
-    if baseline and champion and (b := baseline.bpb()) and (c := champion.bpb()):
-        lines.append(f"val_bpb: baseline {b:.4f}, champion {c:.4f} ({100 * (c - b) / b:+.1f}%; "
-                     "the score it was selected by)")
-    if summary := verify.summarise(experiments):
-        lines.append(summary.sentence)
+    from autoresearch.report.story import tell
+
+    story = tell(study)
+    lines = [f"study {study.tag}: {len(story.judged)} experiments, {len(story.kept)} kept"]
+    if story.baseline and story.champion and story.gain_percent is not None:
+        lines.append(f"val_bpb: baseline {story.baseline.bpb:.4f}, champion {story.champion.bpb:.4f} "
+                     f"({-story.gain_percent:+.1f}%; the score it was selected by)")
+    if story.summary:
+        lines.append(story.summary.sentence)
     return "\n".join([*lines, f"report: {page}"])
 
 

@@ -13,8 +13,10 @@ from autoresearch.research.view import View
 class Bar:
     """One line that is redrawn: time left, step, loss, speed. Silent where stderr is not a terminal."""
 
-    def __init__(self, label: str, budget_s: float | None, tokens_per_step: int | None = None):
-        self._label, self._budget_s, self._tokens = label, budget_s, tokens_per_step
+    def __init__(self, label: str, budget_s: float | None, tokens_per_step: int | None = None,
+                 flops_per_token: float | None = None):
+        self._budget_s, self._tokens, self._flops = budget_s, tokens_per_step, flops_per_token
+        self.ceiling_flops: float | None = None  # of this machine, once the trial has measured it
         self._progress: Any = None
         if sys.stderr.isatty():
             from rich.console import Console
@@ -29,7 +31,7 @@ class Bar:
         if self._progress:
             self._progress.update(self._task, facts=facts)
 
-    def at(self, point: Point, steps: int | None = None) -> None:
+    def at(self, point: Point, steps: int | None = None, memory_bytes: int = 0) -> None:
         if not self._progress:
             return
         facts = [f"step {point.step:,}" + (f" of {steps:,}" if steps else "")]
@@ -38,7 +40,12 @@ class Bar:
         if point.train_nats:
             facts.append(f"loss {point.train_nats:.3f}")
         if self._tokens and point.elapsed_s > 0:
-            facts.append(f"{point.step * self._tokens / point.elapsed_s:,.0f} tokens/s")
+            speed = point.step * self._tokens / point.elapsed_s
+            facts.append(f"{speed:,.0f} tokens/s")
+            if self._flops and self.ceiling_flops:
+                facts.append(f"{100 * speed * self._flops / self.ceiling_flops:.0f}% of the matmul ceiling")
+        if memory_bytes:
+            facts.append(f"{memory_bytes / 2**20:,.0f} MiB")
         if point.dev_bpb is not None:
             facts.append(f"dev {point.dev_bpb:.3f} bits/byte")
         done = point.elapsed_s if self._budget_s is not None else point.step

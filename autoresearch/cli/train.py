@@ -18,6 +18,7 @@ from autoresearch.errors import UserError
 from autoresearch.harness.runner import Outcome, Runner, TrialFailed
 from autoresearch.records import Score
 from backends.recipe import Recipe
+from backends.spec import GPTSpec
 
 
 @click.command("train")
@@ -67,12 +68,14 @@ def command(budget_s: float, steps: int | None, seed: int, backend: str | None, 
 def _run(runner: Runner, files: dict[str, bytes], recipe: Recipe, seed: int, folder: Path, budget_s: float | None,
          steps: int | None) -> tuple[Outcome, Score]:
     """One trial with its bar. Raises UserError with the end of the log where it fails."""
-    bar = Bar(f"{runner.backend}, seed {seed}", budget_s, recipe.batch.tokens_per_step)
+    spec = GPTSpec.of(recipe, runner.prepared.manifest.tokenizers[recipe.data.tokenizer].vocab)
+    bar = Bar(f"{runner.backend}, seed {seed}", budget_s, recipe.batch.tokens_per_step, spec.flops_per_token())
 
     def listen(message: dict[str, Any]) -> None:
         if message["event"] == "step":
-            bar.at(message["point"], steps)
+            bar.at(message["point"], steps, message["peak_memory_bytes"])
         else:
+            bar.ceiling_flops = message.get("ceiling_flops")
             bar.say({"loaded": "warming up", "ready": "training"}.get(message["event"], ""))
 
     try:

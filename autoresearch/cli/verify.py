@@ -29,7 +29,7 @@ def command(tag: str | None, seeds: int, with_reference: bool) -> None:
     view, until = TerminalView(), Until()
     study, found = open_study(tag)
     with study, study.lock():
-        study.reconcile()
+        study.reconcile(sync=False)
         if study.ledger.incumbent() is None:
             raise UserError(f"study {study.tag} has no baseline yet", "Run it first: ar loop")
         with interruptible(until, view):

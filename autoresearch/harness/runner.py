@@ -79,6 +79,10 @@ def number(message: dict[str, Any], key: str) -> float:
     return float(value)
 
 
+def optional(message: dict[str, Any], key: str) -> float | None:
+    return None if message.get(key) is None else number(message, key)
+
+
 def dev_tokens(budget_s: float | None) -> int:
     """Tokens in one dev measurement: more where the budget is long, so that all of them stay under 1% of it."""
     return int(min(16384, max(2048, 64 * (budget_s or 0))))
@@ -263,10 +267,12 @@ class _Supervised:
             message = self._next(deadline, f"training did not stop at its budget of {self.budget_s} s")
             if message.get("event") not in ("step", "stopped"):
                 continue
-            dev = number(message, "dev_nats") * self.dev_scale if message.get("dev_nats") is not None else None
-            point = Point(int(number(message, "step")), time.monotonic() - start, number(message, "train_nats"), dev)
+            train, dev = optional(message, "train_nats"), optional(message, "dev_nats")
+            point = Point(int(number(message, "step")), time.monotonic() - start, train,
+                          None if dev is None else dev * self.dev_scale)
             outcome.curve.append(point)
-            self.listen({"event": "step", "point": point})
+            memory = int(optional(message, "peak_memory_bytes") or 0)
+            self.listen({"event": "step", "point": point, "peak_memory_bytes": memory})
             if message["event"] == "stopped":
                 return
 
@@ -294,7 +300,7 @@ class _Supervised:
         while True:
             message = self._next(deadline, f"{during} took longer than {timeout_s:.0f} s")
             if message.get("event") == event:
-                self.listen({"event": event})
+                self.listen({"event": event} | {k: number(message, k) for k in ("ceiling_flops",) if k in message})
                 return message
 
     def _next(self, deadline: float, late: str) -> dict[str, Any]:

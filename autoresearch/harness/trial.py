@@ -65,7 +65,7 @@ def train(backend: Backend, state: State, recipe: Recipe, job: jobs.TrialJob, ch
     ring = Ring(job.ring, RingShape(recipe.rows_per_step, job.dev_rows, recipe.model.seq_len))
     budget = Budget(job.budget_s, job.steps)
     dev_due = list(jobs.DEV_FRACTIONS)
-    step, pending, loss_nats, reported_s = 0, None, 0.0, -1.0
+    step, pending, loss_nats, reported_s = 0, None, None, -1.0
     budget.start()
     while budget.allows(step):
         progress = budget.progress(step)
@@ -80,7 +80,8 @@ def train(backend: Backend, state: State, recipe: Recipe, job: jobs.TrialJob, ch
         budget.lap()
         if dev_nats is not None or budget.elapsed_s() - reported_s > REPORT_EVERY_S:
             reported_s = budget.elapsed_s()
-            channel.send(event="step", step=step, elapsed_s=reported_s, train_nats=loss_nats, dev_nats=dev_nats)
+            channel.send(event="step", step=step, elapsed_s=reported_s, train_nats=loss_nats, dev_nats=dev_nats,
+                         peak_memory_bytes=backend.peak_memory_bytes())
     backend.sync()
     elapsed_s = budget.elapsed_s()
     if pending is not None:

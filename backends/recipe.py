@@ -121,7 +121,7 @@ class Optim:
     unembedding_decay: float = _key(0.0, "decoupled weight decay of the output head", 0.0, 10.0)
     adam_beta1: float = _key(0.8, "AdamW first-moment decay", 0.0, 0.999)
     adam_beta2: float = _key(0.95, "AdamW second-moment decay", 0.0, 0.99999)
-    adam_eps: float = _key(1e-10, "AdamW epsilon", 1e-15, 1e-2, log=True)
+    adam_eps: float = _key(1e-8, "AdamW epsilon", 1e-15, 1e-2, log=True)
     muon_momentum: float = _key(0.95, "Muon Nesterov momentum after its warm-up", 0.0, 0.999)
     muon_beta2: float = _key(0.95, "decay of Muon's second moment per row or column", 0.0, 0.99999)
     muon_steps: int = _key(5, "polar-express iterations", 1, 5)

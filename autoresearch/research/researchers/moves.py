@@ -114,6 +114,12 @@ def has_value_embeds(context: Context) -> bool:
     return context.recipe.model.value_embeds != "none"
 
 
+def compiling_pays(context: Context) -> bool:
+    """The clock does not count compiling, but a night does: every new shape costs about a minute on few cores."""
+    long_enough = context.budget_s is None or context.budget_s >= 20
+    return long_enough and (context.seconds_left is None or context.seconds_left > 4 * (context.budget_s or 0) + 60)
+
+
 RATES = tuple(f"optim.{role}_lr" for role in ("matrix", "embedding", "value_embedding", "unembedding", "scalar"))
 FASTER = {"starved": (DOWN, 1.4), "overfit": (DOWN, 1.3), "plenty": (UP, 1.3)}  # what a smaller model is good for
 REGULARISE = {"overfit": (UP, 2.0)}
@@ -128,7 +134,7 @@ MOVES: tuple[Move, ...] = (
          finest=1, options=vocabularies, signals={"small_data": (DOWN, 1.4), "overfit": (DOWN, 2.0)}),
     Move("compile", ("runtime.compile",), 6, UP, "faster steps, at no cost to the clock", "no compiler to work around",
          finest=1, back=0.05, options=in_order(False, True), signals={"starved": (UP, 1.7)},
-         when=lambda c: c.seconds_left is None or c.budget_s is None or c.seconds_left > 4 * c.budget_s),
+         when=compiling_pays),
     Move("depth", ("model.depth",), 6, DOWN, "more capacity", "a shallower model takes more steps",
          stride=0.42, finest=1, signals=FASTER),
     Move("width", ("model.width",), 5, DOWN, "more capacity", "a narrower model takes more steps",

@@ -50,7 +50,7 @@ def night(wanted: Wanted, until: Until, verify_seeds: int, with_reference: bool)
     """Run a study until it should stop; then verify, report, and say how it ended."""
     from autoresearch.report import write_report
 
-    view = TerminalView()
+    view, stopped = TerminalView(), False
     study, found = begin_or_continue(wanted, view)
     with study, study.lock():
         lab = lab_of(study, found, view)
@@ -65,8 +65,9 @@ def night(wanted: Wanted, until: Until, verify_seeds: int, with_reference: bool)
         except BaselineFailed as e:
             raise UserError(f"the baseline could not be trained: {e}", quoted(e.log_tail)) from None
         except KeyboardInterrupt:
+            stopped = True
             view.note("stopped; nothing that was decided is lost, the same command continues")
-        page = write_report(study, found)
+        page = write_report(study, found, samples=not stopped)
         return ending(study, str(page))
 
 

@@ -91,10 +91,10 @@ def _run(runner: Runner, files: dict[str, bytes], recipe: Recipe, seed: int, fol
 
 
 def block(o: Outcome, score: Score, recipe: Recipe) -> str:
-    """The lines of upstream's summary by their names, and what it lacks."""
+    """The lines of upstream's summary under their names, and a few more."""
     rows = {
         "val_bpb": f"{score.bpb:.6f}", "val_bpc": f"{score.bpc:.6f}", "training_seconds": f"{o.train_s:.1f}",
-        "total_seconds": f"{o.total_s:.1f}", "peak_memory_mb": f"{o.peak_memory_bytes / 2**20:.1f}",
+        "total_seconds": f"{o.total_s:.1f}", "peak_vram_mb": f"{o.peak_memory_bytes / 2**20:.1f}",
         "mfu_percent": "" if o.utilisation is None else f"{100 * o.utilisation:.2f}",
         "total_tokens_M": f"{o.tokens / 1e6:.3f}", "tokens_per_second": f"{o.tokens_per_s:.0f}",
         "num_steps": str(o.steps), "num_params_M": f"{o.params / 1e6:.2f}", "depth": str(recipe.model.depth),

@@ -16,6 +16,7 @@ import select
 import socket
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,12 +46,14 @@ class Channel:
             raise Closed from e
 
     def receive(self, timeout_s: float | None) -> dict[str, Any] | None:
-        """The next message; None when none came in time. Raises Closed, and ValueError for
+        """The next message; None when none was whole in time. Raises Closed, and ValueError for
         something that is not a message."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
             if len(self._buffer) > MAX_MESSAGE_BYTES:
                 raise ValueError("a message longer than the protocol allows")
-            if not select.select([self._sock], [], [], timeout_s)[0]:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([self._sock], [], [], left)[0]:
                 return None
             try:
                 piece = self._sock.recv(MAX_MESSAGE_BYTES)
@@ -60,7 +63,10 @@ class Channel:
                 raise Closed
             self._buffer += piece
         line, _, self._buffer = self._buffer.partition(b"\n")
-        message = json.loads(line)
+        try:
+            message = json.loads(line)
+        except RecursionError:
+            raise ValueError("a message nested too deeply") from None
         if not isinstance(message, dict):
             raise ValueError("a message that is not an object")
         return message

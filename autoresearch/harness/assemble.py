@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2]
-CHILD_SIDE = ("__init__", "trial", "logits_server", "measure", "child", "channel", "clock", "jobs")
+CHILD_SIDE = ("__init__", "trial", "logits_server", "measure", "child", "parent", "channel", "clock", "jobs")
 
 
 @cache
@@ -36,6 +36,8 @@ def code_digest(candidate: dict[str, bytes]) -> str:
 
 def assemble(tree: Path, candidate: dict[str, bytes]) -> None:
     """Write the tree. `candidate` maps paths below backends/gpt/ to contents."""
+    if outside := [name for name in candidate if name.startswith("/") or ".." in name.split("/")]:
+        raise ValueError(f"{outside[0]!r} lies outside the candidate's folder")
     files = frozen_files() | {f"backends/gpt/{name}": content for name, content in candidate.items()}
     for name, content in files.items():
         path = tree / name

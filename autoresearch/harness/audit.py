@@ -4,6 +4,9 @@ A fresh logits server is given scored rows again, in another order and other bat
 a row is the row that was scored; from there on it is the text of some other row. The logits at the position
 must equal those recorded when scoring. A replaced future shows more than a cut-off one: the rows look like
 any other rows, so a model can't behave well only when it is being replayed.
+
+Rounding differs a little with the batch, and a model could hide a hint in that little. So the true tokens must
+also not have been likelier when scoring than in the replay, on the average over all positions.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ import numpy as np
 
 from autoresearch.data.prepared import load
 from autoresearch.harness import jobs
-from autoresearch.harness.scorer import Rows
+from autoresearch.harness.parent import end_with_parent
+from autoresearch.harness.scorer import Rows, surprise
 from autoresearch.harness.serving import LogitsServer, Served, ServerFailed
 
 # Largest difference of any logit that honest models show; docs/architecture.md says how it was measured.
 TOLERANCE = {"float32": 2e-3, "bfloat16": 0.35}
+GAIN_NATS = {"float32": 2e-4, "bfloat16": 5e-3}
 
 
 def replayed(inputs_RT: np.ndarray, rows: np.ndarray, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -32,7 +37,8 @@ def replayed(inputs_RT: np.ndarray, rows: np.ndarray, positions: np.ndarray, rng
 def replay(job: jobs.ScoreJob) -> dict[str, object]:
     found = load(job.prepared)
     tokenizer = found.tokenizer(job.tokenizer)
-    inputs_RT = Rows.of(found.rows(job.split)[: job.rows], tokenizer).inputs_RT
+    all_rows = Rows.of(found.rows(job.split)[: job.rows], tokenizer)
+    inputs_RT = all_rows.inputs_RT
     with np.load(job.recorded, allow_pickle=False) as recorded:
         rows, positions, logits_SV = recorded["rows"], recorded["positions"], recorded["logits"]
     rng = np.random.default_rng()
@@ -40,18 +46,24 @@ def replay(job: jobs.ScoreJob) -> dict[str, object]:
     rows, positions, logits_SV = rows[order], positions[order], logits_SV[order]
     tokens_ST = replayed(inputs_RT, rows, positions, rng)
     served = Served(job.backend, job.recipe, tokenizer.vocab, job.weights, job.tree, job.folder, job.compile_cache)
-    worst = 0.0
+    targets_S = all_rows.targets_RT[rows, positions]
+    worst = gain_nats = 0.0
     with LogitsServer(served, inputs_RT.shape[1], max_batch=int(rng.integers(3, 8))) as server:
         for start in range(0, len(rows), server.batch):
             some = slice(start, start + server.batch)
             got_BTV = server.ask(tokens_ST[some])
             got_BV = got_BTV[np.arange(len(got_BTV)), positions[some]]
-            difference = float(np.abs(got_BV - logits_SV[some]).max())
-            worst = max(worst, difference) if np.isfinite(difference) else float("inf")
-    return {"status": "ok", "difference": min(worst, 1e30), "positions": len(rows)}
+            worst = max(worst, float(np.abs(got_BV - logits_SV[some]).max()))
+            gain_nats += float((_nats(got_BV, targets_S[some]) - _nats(logits_SV[some], targets_S[some])).sum())
+    return {"status": "ok", "difference": worst, "gain_nats": gain_nats / len(rows), "positions": len(rows)}
+
+
+def _nats(logits_BV: np.ndarray, targets_B: np.ndarray) -> np.ndarray:
+    return surprise(logits_BV[:, None], targets_B[:, None])[:, 0]
 
 
 def main() -> None:
+    end_with_parent()
     job = jobs.parse(jobs.ScoreJob, sys.stdin.read())
     try:
         result = replay(job)

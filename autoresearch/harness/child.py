@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
+
+from autoresearch.harness.parent import end_with_parent
+
+
+class Unusable(Exception):
+    """This machine can't do what the recipe or the person asked for; the message says so, a traceback adds nothing."""
+
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "unable to allocate", "bad alloc", "failed to allocate",
                  "greater than the maximum allowed buffer size")
 
 
 def die_with_parent() -> None:
-    """Linux: a KILL when the parent ends, and first in line when the kernel runs out of memory."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
-        f.write("1000")
+    """Ends with the parent; on Linux it is also first in line when the kernel runs out of memory."""
+    end_with_parent()
+    if sys.platform == "linux":
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
+            f.write("1000")
 
 
 def failure(e: BaseException) -> dict[str, str]:

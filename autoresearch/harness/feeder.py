@@ -42,7 +42,7 @@ def feed(job: jobs.FeederJob, stdin: int) -> int:
             gone = os.read(job.free, 4096)
             if not gone:
                 return freed
-            freed += len(gone)
+            freed = min(filled, freed + len(gone))  # more can't be free, whatever the trial writes
         if stdin in ready:
             return freed
 

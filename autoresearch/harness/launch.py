@@ -23,7 +23,7 @@ def environment(folder: Path, compile_cache: Path) -> dict[str, str]:
     scratch.mkdir(parents=True, exist_ok=True)
     compile_cache.mkdir(parents=True, exist_ok=True)
     return {k: os.environ[k] for k in PASSED_ON if k in os.environ} | {
-        "TMPDIR": str(scratch), "HOME": str(scratch), "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(scratch), "HOME": str(scratch),
         "TORCHINDUCTOR_CACHE_DIR": str(compile_cache / "inductor"), "TRITON_CACHE_DIR": str(compile_cache / "triton"),
         # Threads that spin while they wait make two trials, or one busy neighbour, 2.8x slower.
         "OMP_WAIT_POLICY": "passive",
@@ -35,7 +35,7 @@ def candidate(module: str, job: str, tree: Path, folder: Path, compile_cache: Pa
     """Start a child-side module in a session of its own; what it prints goes to folder/log.txt."""
     with open(folder / "log.txt", "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-I", "-B", "-c", BOOT, str(tree), f"autoresearch.harness.{module}", job],
+            [sys.executable, "-I", "-B", "-u", "-c", BOOT, str(tree), f"autoresearch.harness.{module}", job],
             cwd=folder, env=environment(folder, compile_cache), pass_fds=descriptors, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )
@@ -53,7 +53,7 @@ def trusted(module: str, *arguments: str, descriptors: Sequence[int] = ()) -> su
 
 def end(process: subprocess.Popen[bytes], grace_s: float = 2.0) -> None:
     """Stop a process and its session: TERM, then KILL. A KILL at once can strand memory that a GPU has wired."""
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: the latter where only zombies are left
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):

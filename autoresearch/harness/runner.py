@@ -21,21 +21,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from autoresearch.data.batches import dev_rows
 from autoresearch.data.prepared import Prepared, tokens_file
 from autoresearch.harness import assemble, audit, jobs, launch
 from autoresearch.harness.channel import Channel, Closed, RingShape, shared_buffer
-from autoresearch.harness.text import tail
+from autoresearch.harness.serving import failure_of
+from autoresearch.harness.text import clean, tail
 from autoresearch.records import Point, Score
 from backends.recipe import Recipe
 from backends.spec import GPTSpec
 
 WARMUP_TIMEOUT_S = 900.0  # cold compilation of a large model on few cores
-FINISH_TIMEOUT_S = 180.0
+FINISH_S, SLOW_DISK_BYTES_PER_S = 10.0, 50e6
 SCORE_TIMEOUT_S = 900.0
 SLEPT_S = 2.0  # the two system clocks drift apart by no more unless the machine slept or the time was set
+
+FEEDER_DIED = "the feeder died; the disk or the prepared text may be damaged"
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -74,9 +77,14 @@ class Outcome:
 def number(message: dict[str, Any], key: str) -> float:
     """A finite number from a stranger's message, or TrialFailed."""
     value = message.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TrialFailed("invalid", f"the trial reported {key} = {str(value)[:40]!r}, not a finite number")
-    return float(value)
+    if is_number(value):
+        return float(value)
+    raise TrialFailed("invalid", f"the trial reported {key} = {str(value)[:40]!r}, not a number that can be")
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Nothing that is measured here goes beyond 1e18, and SQLite's integers end soon after."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e18 < value < 1e18
 
 
 def optional(message: dict[str, Any], key: str) -> float | None:
@@ -121,11 +129,14 @@ class Runner:
               rows: int, precision: str) -> str:
         """The finding in words. Raises TrialFailed (`invalid`) for a model that saw what it should not."""
         result = self._ask("audit", self._score_job(candidate, recipe, folder, weights, split, rows, None))
-        difference, allowed = result["difference"], audit.TOLERANCE[precision]
+        difference, gain = result["difference"], result["gain_nats"]
         finding = f"replay of {result['positions']} positions: logits differ by at most {difference:.2g}"
-        if difference > allowed:
-            raise TrialFailed("invalid", f"{finding}, {allowed:g} allowed: the model's predictions depend on later "
-                                         "tokens, on other rows, or on earlier calls")
+        cause = "the model's predictions depend on later tokens, on other rows, or on earlier calls"
+        if difference > (allowed := audit.TOLERANCE[precision]):
+            raise TrialFailed("invalid", f"{finding}, {allowed:g} allowed: {cause}")
+        if gain > (allowed := audit.GAIN_NATS[precision]):
+            raise TrialFailed("invalid", f"{finding}, and the true tokens were {gain:.2g} nats likelier when scored, "
+                                         f"{allowed:g} allowed: {cause}")
         return finding
 
     def _score_job(self, candidate: dict[str, bytes], recipe: Recipe, folder: Path, weights: Path, split: str,
@@ -160,27 +171,28 @@ class Runner:
         tokenizer = self.prepared.tokenizer(recipe.data.tokenizer)
         dev = max(1, dev_tokens(budget_s) // recipe.model.seq_len)
         shape = RingShape(recipe.rows_per_step, dev, recipe.model.seq_len)
-        with _plumbing(shape) as pipes:
+        spec = GPTSpec.of(recipe, tokenizer.vocab)
+        with _plumbing(shape) as pipes, contextlib.ExitStack() as ending:
+            ending.callback(shutil.rmtree, folder / "tmp", ignore_errors=True)
             feeder = launch.trusted("feeder", jobs.dump(self._feeder_job(recipe, seed, shape, pipes)),
                                     descriptors=(pipes.ring, pipes.filled_write, pipes.free_read))
+            ending.callback(launch.end, feeder)
             job = jobs.TrialJob(
                 backend=self.backend, recipe=recipe.flat(), vocab=tokenizer.vocab, seed=seed, budget_s=budget_s,
                 steps=steps, dev_rows=dev, folder=str(folder), control=pipes.theirs.fileno(), ring=pipes.ring,
                 filled=pipes.filled_read, free=pipes.free_write)
             trial = launch.candidate("trial", jobs.dump(job), folder / "tree", folder, self._cache(candidate),
                                      (pipes.theirs.fileno(), pipes.ring, pipes.filled_read, pipes.free_write))
+            ending.callback(launch.end, trial)
             pipes.keep_ours()
             scale = self._dev_scale(recipe, dev)
-            supervised = _Supervised(trial, feeder, pipes.channel, folder, budget_s, scale, listen)
-            try:
-                supervised.follow(outcome)
-            finally:
-                launch.end(trial)
-                launch.end(feeder)
-                shutil.rmtree(folder / "tmp", ignore_errors=True)
+            supervised = _Supervised(trial, feeder, pipes.channel, folder, budget_s, scale, 4 * spec.params(), listen)
+            supervised.follow(outcome)
+        told, asked = outcome.facts["precision"], recipe.runtime.precision
+        if told not in audit.TOLERANCE or asked not in ("auto", told):  # how strict the audit is depends on it
+            raise TrialFailed("invalid", f"the trial reported the precision {told!r}; the recipe says {asked}")
         outcome.tokens = outcome.steps * recipe.batch.tokens_per_step
-        spec = GPTSpec.of(recipe, tokenizer.vocab)
-        if outcome.facts.get("ceiling_flops"):
+        if outcome.facts["ceiling_flops"] > 0:
             outcome.utilisation = spec.flops_per_token() * outcome.tokens_per_s / outcome.facts["ceiling_flops"]
 
     def _feeder_job(self, recipe: Recipe, seed: int, shape: RingShape, pipes: _Pipes) -> jobs.FeederJob:
@@ -209,12 +221,15 @@ class _Pipes:
     free_write: int
     channel: Channel
     theirs: socket.socket
+    _only_ours: bool = False
 
     def keep_ours(self) -> None:
         """Close what only the children need, so that each sees the other's end close."""
-        for fd in (self.ring, self.filled_read, self.filled_write, self.free_read, self.free_write):
-            os.close(fd)
-        self.theirs.close()
+        if not self._only_ours:
+            self._only_ours = True
+            for fd in (self.ring, self.filled_read, self.filled_write, self.free_read, self.free_write):
+                os.close(fd)
+            self.theirs.close()
 
 
 @contextlib.contextmanager
@@ -224,6 +239,7 @@ def _plumbing(shape: RingShape) -> Iterator[_Pipes]:
     try:
         yield pipes
     finally:
+        pipes.keep_ours()
         pipes.channel.close()
 
 
@@ -237,26 +253,27 @@ class _Supervised:
     folder: Path
     budget_s: float | None
     dev_scale: float
+    weights_bytes: int
     listen: Listener
 
     def follow(self, outcome: Outcome) -> None:
         loaded = self._await("loaded", WARMUP_TIMEOUT_S, "warm-up")
         ready = self._await("ready", WARMUP_TIMEOUT_S, "warm-up")
-        outcome.facts = {"device": str(loaded.get("device"))[:100], "precision": str(loaded.get("precision"))[:20],
+        outcome.facts = {"device": clean(str(loaded.get("device")))[:100],
+                         "precision": clean(str(loaded.get("precision")))[:20],
                          "warmup_s": number(ready, "warmup_s"), "ceiling_flops": number(ready, "ceiling_flops")}
         start, wall = time.monotonic(), time.time()
-        self.feeder.stdin.write(b"\0")  # type: ignore[union-attr]
-        self.feeder.stdin.flush()  # type: ignore[union-attr]
-        self.channel.send(event="go")
+        self._go()
         self._until_stopped(start, outcome)
         outcome.train_s = time.monotonic() - start
         outcome.steps = self._steps_taken()
         self._judge_time(outcome, drift_s=abs(time.time() - wall - outcome.train_s))
-        done = self._await("done", FINISH_TIMEOUT_S, "saving the weights")
+        done = self._await("done", self._finish_s(outcome), "handing over the weights")
         outcome.params, outcome.peak_memory_bytes = int(number(done, "params")), int(number(done, "peak_memory_bytes"))
         diagnostics = done.get("diagnostics")
         if isinstance(diagnostics, dict):
-            outcome.facts["diagnostics"] = {str(k)[:60]: v for k, v in list(diagnostics.items())[:100]}
+            outcome.facts["diagnostics"] = {clean(k)[:60]: v for k, v in list(diagnostics.items())[:100]
+                                            if is_number(v)}
         outcome.weights = self.folder / "weights.safetensors"
         if not outcome.weights.is_file():
             raise TrialFailed("crash", "the trial ended without writing weights")
@@ -276,16 +293,30 @@ class _Supervised:
             if message["event"] == "stopped":
                 return
 
+    def _go(self) -> None:
+        """Opens the feeder and starts the trial's clock."""
+        try:
+            self.feeder.stdin.write(b"\0")  # type: ignore[union-attr]
+            self.feeder.stdin.flush()  # type: ignore[union-attr]
+            self.channel.send(event="go")
+        except (BrokenPipeError, Closed):
+            raise TrialFailed("crash", self._death()) from None
+
     def _steps_taken(self) -> int:
         """As the feeder counted them; the number that tokens and speed are computed from."""
         try:
             out, _ = self.feeder.communicate(timeout=30)  # closing its input ends it
             return int(out)
         except (subprocess.TimeoutExpired, ValueError):
-            raise TrialFailed("crash", "the feeder died; the disk or the prepared text may be damaged") from None
+            raise TrialFailed("crash", FEEDER_DIED) from None
 
     def _grace_s(self) -> float:
         return max(5.0, 0.05 * (self.budget_s or 0.0))
+
+    def _finish_s(self, outcome: Outcome) -> float:
+        """For saving and diagnostics: a few steps' work. What takes longer might be more training."""
+        step_s = outcome.train_s / max(1, outcome.steps)
+        return FINISH_S + 0.02 * (self.budget_s or 0.0) + 4 * step_s + self.weights_bytes / SLOW_DISK_BYTES_PER_S
 
     def _judge_time(self, outcome: Outcome, drift_s: float) -> None:
         if drift_s > SLEPT_S:
@@ -306,8 +337,8 @@ class _Supervised:
     def _next(self, deadline: float, late: str) -> dict[str, Any]:
         """The next message. Raises TrialFailed for a failure, a death, a broken protocol, or the deadline."""
         try:
-            left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
-            message = self.channel.receive(left)
+            left = deadline - time.monotonic()
+            message = None if left <= 0 else self.channel.receive(None if left == math.inf else left)
         except Closed:
             raise TrialFailed("crash", self._death()) from None
         except ValueError as e:
@@ -315,12 +346,13 @@ class _Supervised:
         if message is None:
             raise TrialFailed("timeout", late)
         if message.get("event") == "failed":
-            words = str(message.get("message", ""))[:2000]
-            raise TrialFailed("crash", f"out of memory: {words}" if message.get("kind") == "out_of_memory" else words)
+            raise TrialFailed("crash", failure_of(message))
         return message
 
     def _death(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
+            if self.feeder.poll() is not None:
+                return FEEDER_DIED
             code = self.trial.wait(5)
             if code == -9:
                 return "the trial was killed, most likely by the system for taking too much memory"

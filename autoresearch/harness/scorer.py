@@ -16,6 +16,7 @@ import numpy as np
 from autoresearch.data.prepared import load
 from autoresearch.data.tokenizer import Tokenizer
 from autoresearch.harness import jobs
+from autoresearch.harness.parent import end_with_parent
 from autoresearch.harness.serving import LogitsServer, Served, ServerFailed
 
 MIN_ROWS = 32
@@ -64,7 +65,8 @@ def surprise(logits_BTV: np.ndarray, targets_BT: np.ndarray) -> np.ndarray:
 @dataclass
 class Recorder:
     """Keeps the logits of secret positions: per row one drawn uniformly, and the one predicted best
-    compared with how rare its token is, where a model that sees ahead gives itself away."""
+    compared with how rare its token is, where a model that sees ahead gives itself away. Where there are more
+    than `limit`, a uniform sample of all of them, so that no call to the model is beyond notice."""
 
     rarity_V: np.ndarray  # nats of each token by frequency alone
     limit: int
@@ -72,14 +74,17 @@ class Recorder:
     rows: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     logits: list[np.ndarray] = field(default_factory=list)
+    _seen: int = 0
 
     def see(self, row: int, length: int, logits_TV: np.ndarray, nats_T: np.ndarray, targets_T: np.ndarray) -> None:
         best = int(np.argmax(self.rarity_V[targets_T[:length]] - nats_T[:length]))
         for position in {int(self.rng.integers(length)), best}:
-            if len(self.rows) < self.limit:
-                self.rows.append(row)
-                self.positions.append(position)
-                self.logits.append(logits_TV[position].copy())
+            self._seen += 1
+            kept = (row, position, logits_TV[position].copy())
+            place = len(self.rows) if len(self.rows) < self.limit else int(self.rng.integers(self._seen))
+            if place < self.limit:
+                for values, value in zip((self.rows, self.positions, self.logits), kept, strict=True):
+                    values[place:place + 1] = [value]  # type: ignore[index]
 
     def save(self, path: str) -> None:
         np.savez(path, rows=np.array(self.rows), positions=np.array(self.positions), logits=np.array(self.logits))
@@ -116,6 +121,7 @@ def score(job: jobs.ScoreJob) -> dict[str, object]:
 
 
 def main() -> None:
+    end_with_parent()
     job = jobs.parse(jobs.ScoreJob, sys.stdin.read())
     try:
         result = score(job)

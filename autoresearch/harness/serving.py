@@ -14,9 +14,16 @@ import numpy as np
 
 from autoresearch.harness import jobs, launch
 from autoresearch.harness.channel import Channel, Closed, map_array, shared_buffer
+from autoresearch.harness.text import clean
 
 LOGITS_BYTES = 64 << 20  # of one batch
 START_TIMEOUT_S, REPLY_TIMEOUT_S = 180.0, 120.0
+
+
+def failure_of(message: dict[str, Any]) -> str:
+    """The reason in a child's `failed` message, fit to show."""
+    words = clean(str(message.get("message", ""))[:2000]).strip()
+    return f"out of memory: {words}" if message.get("kind") == "out_of_memory" else words
 
 
 class ServerFailed(Exception):
@@ -73,19 +80,23 @@ class LogitsServer:
         launch.end(self._process)
 
     def ask(self, tokens_BT: np.ndarray) -> np.ndarray:
-        """float32 (B, length, V) for B <= batch rows padded to length; valid until the next call."""
+        """float32 (B, length, V) for B <= batch rows padded to length."""
         rows = len(tokens_BT)
         self._tokens[:rows] = tokens_BT
         self._logits[:rows] = np.nan  # what the server leaves out can't pass for an answer
-        self._channel.send(rows=rows)
+        try:
+            self._channel.send(rows=rows)
+        except Closed:
+            raise ServerFailed("crash", "the logits server died") from None
         self._reply("served", REPLY_TIMEOUT_S)
-        return self._logits[:rows]
+        return self._logits[:rows].copy()  # the server can still write to its own: what is scored is what is recorded
 
     def _reply(self, expected: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
+            left = deadline - time.monotonic()
             try:
-                message = self._channel.receive(max(0.0, deadline - time.monotonic()))
+                message = self._channel.receive(left) if left > 0 else None
             except Closed:
                 raise ServerFailed("crash", "the logits server died") from None
             except ValueError as e:
@@ -93,6 +104,6 @@ class LogitsServer:
             if message is None:
                 raise ServerFailed("timeout", f"the logits server gave no answer within {timeout_s:.0f} s")
             if message.get("event") == "failed":
-                raise ServerFailed("crash", str(message.get("message", ""))[:2000])
+                raise ServerFailed("crash", failure_of(message))
             if message.get("event") == expected:
                 return

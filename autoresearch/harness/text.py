@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from pathlib import Path
 
-ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
+ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[@-_])")
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -15,10 +17,13 @@ def clean(text: str, limit: int = 4000) -> str:
 
 
 def tail(path: Path, lines: int = 30) -> str:
-    """The last lines of a file that may be missing, huge or binary."""
+    """The last lines of a file that may be missing, huge, binary, or a pipe that a stranger put there."""
     try:
-        with open(path, "rb") as f:
-            f.seek(max(0, path.stat().st_size - 16384))
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as f:
+            status = os.fstat(f.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return ""
+            f.seek(max(0, status.st_size - 16384))
             return "\n".join(clean(f.read().decode("utf-8", "replace")).splitlines()[-lines:])
     except OSError:
         return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from backends.recipe import Recipe, RecipeError, parse
 
 MAX_FILE_BYTES = 1 << 20
+MAX_RECIPE_BYTES = 1 << 14  # a process is handed it on its command line, where Linux allows 128 KiB
 RECIPE = "recipe.toml"
 
 
@@ -25,6 +26,8 @@ def check(changed: list[tuple[str, str]], files: dict[str, bytes], folder: str, 
             raise Refused(f"{folder}/{name}: {len(content):,} bytes; at most {MAX_FILE_BYTES:,} are allowed")
     if RECIPE not in files:
         raise Refused(f"{folder}/{RECIPE} is missing")
+    if len(files[RECIPE]) > MAX_RECIPE_BYTES:
+        raise Refused(f"{folder}/{RECIPE}: {len(files[RECIPE]):,} bytes; at most {MAX_RECIPE_BYTES:,} are allowed")
     try:
         recipe = parse(files[RECIPE].decode("utf-8"))
     except UnicodeDecodeError:

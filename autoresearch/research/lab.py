@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch.harness.runner import Outcome, Runner, TrialFailed
+from autoresearch.harness.text import tail
 from autoresearch.records import BASELINE, REFERENCE, Score, Trial
 from autoresearch.research.ledger import Ledger
 from autoresearch.research.study import Study
@@ -53,8 +54,11 @@ class Lab:
     def audit(self, candidate: Candidate, trial: Trial) -> str:
         """The replay audit's finding. Raises TrialFailed where the score was not earned."""
         folder = self.folder(trial.id)
-        return self.runner.audit(candidate.files, candidate.recipe, folder, folder / "weights.safetensors", "val",
-                                 trial.scores[0].rows, trial.facts["precision"])
+        try:
+            return self.runner.audit(candidate.files, candidate.recipe, folder, folder / "weights.safetensors", "val",
+                                     trial.scores[0].rows, trial.facts["precision"])
+        finally:
+            _clean(folder)
 
     def folder(self, trial_id: int) -> Path:
         return self.study.root / "trials" / str(trial_id)
@@ -91,17 +95,22 @@ class Lab:
                 scores.append(self.runner.score(candidate.files, candidate.recipe, folder, outcome.weights, split,
                                                 rows, seconds))
         except TrialFailed as e:
-            outcome.status, outcome.reason = e.status, e.reason
+            outcome.status, outcome.reason, outcome.log_tail = e.status, e.reason, tail(folder / "log.txt")
         except BaseException:
             self.ledger.end_trial(trial_id, "interrupted", "stopped by hand")
             raise
         finally:
-            shutil.rmtree(folder / "tree", ignore_errors=True)
+            _clean(folder)
         self.ledger.end_trial(trial_id, outcome.status, outcome.reason, scores=scores, curve=outcome.curve,
                               facts=outcome.facts, **_measured(outcome, self.study.root))
         trial = next(t for t in self.ledger.experiment(candidate.n).trials if t.id == trial_id)
         self.view.trial_ended(trial)
         return trial
+
+
+def _clean(folder: Path) -> None:
+    for name in ("tree", "tmp"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def scoring_seconds(budget_s: float) -> float:

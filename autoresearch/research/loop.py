@@ -33,6 +33,8 @@ class Loop:
     def run(self, baseline: dict[str, object], why: str) -> None:
         """A baseline if there is none, what a kill left unfinished, then experiment after experiment."""
         unfinished = self.lab.study.reconcile()
+        for ref in self.lab.study.workspace.saved:
+            self.lab.view.note(f"edits found in the worktree were saved as {ref}")
         self.baseline(baseline, why)
         for experiment in unfinished:
             if experiment.n > BASELINE and not self.until.reached(self._done, self.typical_s()):
@@ -94,7 +96,9 @@ class Loop:
 
     def resume(self, experiment: Experiment) -> None:
         """Finish what a kill interrupted. A proposal without a commit is gone with the process that made it."""
-        if experiment.sha:
+        if experiment.sha and experiment.parent != self.lab.study.workspace.head():
+            self.lab.study.conclude(experiment.n, "interrupted", "something else was kept before it could be finished")
+        elif experiment.sha:
             self.lab.view.proposed(experiment.n, experiment.hypothesis, experiment.changes)
             self.judge(experiment)
         else:

@@ -1,0 +1,200 @@
+"""What goes wrong in a candidate becomes a verdict with a reason, in bounded time, and leaves no process behind."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from autoresearch.harness import runner
+from autoresearch.harness.runner import Outcome, Runner, TrialFailed
+from tests.harness.tiny import comes_true, edited, honest, ours_below, tiny_recipe
+
+LOSS = "    return cross_entropy(logits(w, tokens_BT1[:, :-1], spec), tokens_BT1[:, 1:])\n"
+LOGITS = "    return head(w, hidden(w, tokens_BT, spec), spec)\n"
+HEADER = "import json, os, signal, sys, time\n_calls = []\ndef _tell(line):\n" \
+         "    os.write(json.loads(sys.argv[3])['control'], line.encode() + b'\\n')\n"
+TRAINING = "len(_calls) > 5"  # three steps of warm-up come first
+
+
+def with_code(place: str, code: str) -> dict[str, bytes]:
+    """The real candidate, with code run each time before `place`, which may refer to the number of such `_calls`."""
+    lines = "".join(f"    {line}\n" for line in ["_calls.append(1)", *code.splitlines()])
+    files = edited("mlx_model.py", place, lines + place)
+    model = files["mlx_model.py"].decode()
+    first = "import mlx.core as mx\n"
+    return files | {"mlx_model.py": model.replace(first, first + HEADER, 1).encode()}
+
+
+def train(mlx: Runner, folder: Path, code: str, budget_s: float | None = None, steps: int | None = 12) -> Outcome:
+    """A short run of a candidate that does something before each loss. Its processes are gone when it returns."""
+    outcome = mlx.train(with_code(LOSS, code), tiny_recipe(), 1, folder, budget_s, steps)
+    assert comes_true(lambda: not ours_below(folder), 2), ours_below(folder)
+    return outcome
+
+
+@pytest.mark.parametrize(("code", "reason"), [
+    ("raise RuntimeError('no such layer')", "RuntimeError: no such layer"),
+    ("if " + TRAINING + ": raise RuntimeError('no such layer')", "RuntimeError: no such layer"),
+    ("raise SystemExit(0)", "SystemExit: 0"),
+    ("raise MemoryError", "out of memory: MemoryError"),
+    ("raise RuntimeError('[metal::malloc] Unable to allocate 8 bytes')", "out of memory: RuntimeError"),
+    ("if " + TRAINING + ": return mx.array(float('nan')) * w['head.weight'].sum()",
+     r"training diverged: the loss was nan at step \d"),
+    ("if " + TRAINING + ": return 1e6 + 0 * w['head.weight'].sum()", r"training diverged: the loss was 1e\+06 at"),
+    ("if " + TRAINING + ": os._exit(3)", "ended by itself with exit code 3"),
+    ("os.kill(os.getpid(), signal.SIGKILL)", "was killed, most likely by the system for taking too much memory"),
+    ("os.kill(os.getpid(), signal.SIGTERM)", "ended by itself with signal 15"),
+    ("class Rude(Exception):\n    def __str__(self): raise ValueError\nraise Rude", "exit code 1"),
+])
+def test_a_candidate_that_fails_has_crashed_and_the_reason_says_how(mlx: Runner, tmp_path: Path, code: str,
+                                                                    reason: str) -> None:
+    outcome = train(mlx, tmp_path, code)
+    assert outcome.status == "crash"
+    assert re.search(reason, outcome.reason), outcome.reason
+    assert outcome.weights is None
+    if "raise" in code:
+        assert "Traceback" in outcome.log_tail and "mlx_model.py" in outcome.log_tail
+
+
+@pytest.mark.parametrize(("code", "reason"), [
+    ("while True: pass", "warm-up took longer than 2 s"),
+    ("while " + TRAINING + ": pass", "training did not stop at its budget"),
+    ("if len(_calls) == 6: time.sleep(2.1)", "its last step took longer"),
+    ("while " + TRAINING + ": _tell('{\"event\": \"hello\"}')", "training did not stop at its budget"),
+], ids=["in warm-up", "in a step", "past the budget", "while it talks"])
+def test_a_candidate_that_does_not_stop_is_stopped(mlx: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                   code: str, reason: str) -> None:
+    monkeypatch.setattr(runner, "WARMUP_TIMEOUT_S", 2.5)
+    if "last step" not in reason:
+        monkeypatch.setattr(runner._Supervised, "_grace_s", lambda self: 1.0)
+    outcome = train(mlx, tmp_path, code, budget_s=1.0, steps=None)
+    assert (outcome.status, reason in outcome.reason) == ("timeout", True), outcome.reason
+    assert outcome.total_s < 12
+
+
+def test_work_after_the_budget_is_not_waited_for(mlx: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise an optimizer could go on training while it hands over its weights."""
+    monkeypatch.setattr(runner, "FINISH_S", 1.0)
+    busy = "    import sys, time\n    if sys._getframe(1).f_code.co_name == 'weights':\n        time.sleep(60)\n"
+    end = '''returns the average here."""\n    return weights\n'''
+    more = edited("mlx_optim.py", end, end.replace("    return", f"{busy}    return"))
+    outcome = mlx.train(more, tiny_recipe(), 1, tmp_path, None, 3)
+    assert (outcome.status, "handing over the weights took longer" in outcome.reason) == ("timeout", True)
+    assert outcome.weights is None and outcome.total_s < 12
+
+
+@pytest.mark.parametrize(("line", "reason"), [
+    ("[" * 30000, "nested too deeply"),
+    ("x" * 200_000, "longer than the protocol allows"),
+    ('{"event": "step", "step": 1' + 400 * "0" + ', "train_nats": 1}', "step = '1000"),
+], ids=["deep", "long", "huge"])
+def test_a_trial_that_breaks_the_protocol_is_invalid(mlx: Runner, tmp_path: Path, line: str, reason: str) -> None:
+    outcome = train(mlx, tmp_path, f"if {TRAINING}: _tell({line!r})")
+    assert (outcome.status, reason in outcome.reason) == ("invalid", True), outcome.reason
+
+
+@pytest.mark.parametrize("value", ["3", None, True, [1], {}, float("nan"), float("inf"), -1e30, 10**400])
+def test_a_measurement_is_a_number_that_can_be(value: object) -> None:
+    with pytest.raises(TrialFailed, match="steps = ") as failed:
+        runner.number({"steps": value}, "steps")
+    assert failed.value.status == "invalid"
+    assert runner.number({"steps": 3}, "steps") == 3.0
+
+
+@pytest.mark.parametrize(("said", "reason"), [
+    ('"params": 1e30, "peak_memory_bytes": 1', "params = '1e+30'"),
+])
+def test_numbers_that_can_not_be_are_invalid(mlx: Runner, tmp_path: Path, said: str, reason: str) -> None:
+    lies = '{"event": "stopped", "step": 1, "train_nats": 1}\n{"event": "done", ' + said + "}"
+    outcome = train(mlx, tmp_path, f"if {TRAINING}: _tell({lies!r}); time.sleep(9)")
+    assert (outcome.status, reason in outcome.reason) == ("invalid", True), outcome.reason
+
+
+def test_diagnostics_are_finite_numbers_or_left_out(mlx: Runner, tmp_path: Path) -> None:
+    facts = {"a\x1b[31m": 1.5, "b": "words", "c": [1], "d": True, "e": float("inf"), "f": float("nan")}
+    lies = '{"event": "stopped", "step": 1, "train_nats": 1}\n' + json.dumps(
+        {"event": "done", "params": 1, "peak_memory_bytes": 1, "diagnostics": facts})
+    outcome = train(mlx, tmp_path, f"if {TRAINING}: open('weights.safetensors', 'w'); _tell({lies!r}); time.sleep(9)")
+    assert outcome.facts["diagnostics"] == {"a": 1.5}
+
+
+def test_a_precision_other_than_the_recipes_is_invalid(mlx: Runner, tmp_path: Path) -> None:
+    """It decides how far logits may differ in the audit, so a trial can't choose it."""
+    lie = '{"event": "loaded", "device": "x", "precision": "bfloat16"}'
+    files = with_code(LOSS, "")
+    files["mlx_model.py"] += f"\n_tell({lie!r})\n".encode()
+    outcome = mlx.train(files, tiny_recipe(), 1, tmp_path, None, 2)
+    assert (outcome.status, outcome.reason) == (
+        "invalid", "the trial reported the precision 'bfloat16'; the recipe says float32")
+
+
+def test_freeing_more_slots_than_were_filled_does_not_count_as_steps(mlx: Runner, tmp_path: Path) -> None:
+    code = "if len(_calls) == 6: os.write(json.loads(sys.argv[3])['free'], b'x' * 4000)"
+    outcome = train(mlx, tmp_path, code)
+    assert outcome.status == "ok", outcome.reason
+    assert outcome.steps <= 12 + 4  # what the ring holds
+
+
+def test_what_a_candidate_prints_is_shown_clean_and_bounded(mlx: Runner, tmp_path: Path) -> None:
+    code = ("print('\\x1b[2J\\x1b]0;title\\x07' + 'x' * 10_000_000)\nos.write(1, b'\\xff\\x00\\x9b31m' * 9)\n"
+            "print('\\u202e the last line \\x1b[31m\\r')\nraise ValueError('\\x1b[31mred\\x1b]0;title\\x07\\x00')")
+    outcome = train(mlx, tmp_path, code)
+    assert outcome.status == "crash" and outcome.reason == "ValueError: red"
+    assert len(outcome.log_tail) <= 4000 and " the last line " in outcome.log_tail
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", outcome.log_tail)
+
+
+def test_a_log_that_was_replaced_by_a_pipe_is_not_waited_for(mlx: Runner, tmp_path: Path) -> None:
+    outcome = train(mlx, tmp_path, "os.unlink('log.txt'); os.mkfifo('log.txt'); raise ValueError('no log')")
+    assert outcome.status == "crash" and outcome.log_tail == ""
+
+
+def test_a_feeder_that_can_not_read_its_text_is_named(mlx: Runner, tmp_path: Path) -> None:
+    class Damaged(Runner):
+        def _feeder_job(self, *args: object):
+            job = super()._feeder_job(*args)
+            return type(job)(**{**vars(job), "shard": str(tmp_path / "gone")})
+
+    outcome = Damaged(mlx.prepared, "mlx", mlx.caches).train(honest(), tiny_recipe(), 1, tmp_path, None, 3)
+    assert outcome.status == "crash" and "the feeder died" in outcome.reason
+
+
+# Scoring, on honest weights
+
+def scored(mlx: Runner, trained: Outcome, folder: Path, code: str) -> object:
+    return mlx.score(with_code(LOGITS, code), tiny_recipe(), folder, trained.weights, "val", None)
+
+
+@pytest.mark.parametrize(("code", "status", "reason"), [
+    ("return head(w, hidden(w, tokens_BT, spec), spec)[..., :-1]", "crash", r"logits of shape \(7, 1024, 256\)"),
+    ("return head(w, hidden(w, tokens_BT, spec), spec)[:, :1]", "crash", "logits of shape"),
+    ("return head(w, hidden(w, tokens_BT, spec), spec) * float('nan')", "invalid", "not finite"),
+    ("x = head(w, hidden(w, tokens_BT, spec), spec); return mx.where(x > x.max() - 1e-6, mx.inf, x)", "invalid",
+     "not finite"),
+    ("x = head(w, hidden(w, tokens_BT, spec), spec); return mx.where(tokens_BT[..., None] >= 0, -mx.inf, x)",
+     "invalid", "not finite"),
+    ("raise KeyError('head.weight')", "crash", "KeyError: 'head.weight'"),
+    ("raise MemoryError", "crash", "out of memory"),
+    ("os._exit(0)", "crash", "the logits server died"),
+    ("_tell('{\"event\": \"served\"}'); time.sleep(1); os._exit(1)", "invalid", "not finite"),
+    ("_tell('what?')", "invalid", "broke the protocol"),
+])
+def test_a_model_that_can_not_be_scored_fails_with_its_verdict(mlx: Runner, trained: Outcome, tmp_path: Path,
+                                                               code: str, status: str, reason: str) -> None:
+    with pytest.raises(TrialFailed) as failed:
+        scored(mlx, trained, tmp_path, code)
+    assert failed.value.status == status
+    assert re.search(reason, failed.value.reason), failed.value.reason
+    assert comes_true(lambda: not ours_below(tmp_path), 2), ours_below(tmp_path)
+
+
+def test_a_model_that_hangs_while_scored_is_stopped_with_its_processes(
+        mlx: Runner, trained: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "SCORE_TIMEOUT_S", 1.5)
+    with pytest.raises(TrialFailed, match="longer than 2 s") as failed:
+        scored(mlx, trained, tmp_path, "while True: pass")
+    assert failed.value.status == "timeout"
+    assert comes_true(lambda: not ours_below(tmp_path), 3), ours_below(tmp_path)

@@ -150,4 +150,7 @@ def _within_memory(recipe: Recipe, vocab: int, memory_bytes: int) -> Recipe:
     """Halve the rows of one forward pass until the step fits."""
     while _memory(recipe, vocab) > MEMORY_SHARE * memory_bytes and recipe.micro_rows % 2 == 0:
         recipe = recipe.replace({"batch.micro_rows": recipe.micro_rows // 2})
+    if _memory(recipe, vocab) > memory_bytes:
+        raise UserError(f"not even the smallest size, one row of {recipe.model.seq_len:,} tokens at a time, fits into "
+                        f"this device's memory of {memory_bytes / 2**30:.1f} GiB", "Lower model.seq_len in the recipe.")
     return recipe

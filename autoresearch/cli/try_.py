@@ -44,6 +44,7 @@ def command(hypothesis: str, tag: str | None) -> None:
         if outside := workspace.outside_edits():
             raise UserError(f"only files in {CANDIDATE}/ may change; also edited: {', '.join(outside[:5])}",
                             f"Undo these in {study.worktree}, then try again.")
+        lab = lab_of(study, found, view)
         parent = workspace.head()
         n = max([e.n for e in ledger.experiments()], default=0) + 1
         sha = workspace.commit_worktree(parent, message(hypothesis, ""), n)
@@ -57,7 +58,7 @@ def command(hypothesis: str, tag: str | None) -> None:
         ledger.commit(n, sha)
         with interruptible(until, view):
             best = ledger.incumbent()
-            judged = loop_of(lab_of(study, found, view), Playbook(), until).judge(ledger.experiment(n))
+            judged = loop_of(lab, Playbook(), until).judge(ledger.experiment(n))
     click.echo(json.dumps({
         "experiment": n, "verdict": judged.verdict, "val_bpb": judged.bpb(),
         "incumbent_bpb": best.bpb() if best else None, "reason": judged.reason, "commit": sha,

@@ -129,14 +129,9 @@ class Runner:
               rows: int, precision: str) -> str:
         """The finding in words. Raises TrialFailed (`invalid`) for a model that saw what it should not."""
         result = self._ask("audit", self._score_job(candidate, recipe, folder, weights, split, rows, None))
-        difference, gain = result["difference"], result["gain_nats"]
-        finding = f"replay of {result['positions']} positions: logits differ by at most {difference:.2g}"
-        cause = "the model's predictions depend on later tokens, on other rows, or on earlier calls"
-        if difference > (allowed := audit.TOLERANCE[precision]):
-            raise TrialFailed("invalid", f"{finding}, {allowed:g} allowed: {cause}")
-        if gain > (allowed := audit.GAIN_NATS[precision]):
-            raise TrialFailed("invalid", f"{finding}, and the true tokens were {gain:.2g} nats likelier when scored, "
-                                         f"{allowed:g} allowed: {cause}")
+        honest, finding = audit.judge(result, precision)
+        if not honest:
+            raise TrialFailed("invalid", finding)
         return finding
 
     def _score_job(self, candidate: dict[str, bytes], recipe: Recipe, folder: Path, weights: Path, split: str,

@@ -69,6 +69,12 @@ class Lab:
         for name in ("weights.safetensors", "recorded.npz"):
             (folder / name).unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Drop what trials that were killed have left; their logs stay."""
+        for trial in (t for e in self.ledger.experiments() for t in e.trials if t.status == "interrupted"):
+            _clean(self.folder(trial.id))
+            self.discard_files(trial)
+
     def _trial(self, candidate: Candidate, seed: int, purpose: str, split: str, rows: int | None,
                seconds: float | None) -> Trial:
         for attempt in range(1 + RETRIES_WHEN_INTERRUPTED):

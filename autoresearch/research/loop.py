@@ -33,6 +33,7 @@ class Loop:
     def run(self, baseline: dict[str, object], why: str) -> None:
         """A baseline if there is none, what a kill left unfinished, then experiment after experiment."""
         unfinished = self.lab.study.reconcile()
+        self.lab.sweep()
         for ref in self.lab.study.workspace.saved:
             self.lab.view.note(f"edits found in the worktree were saved as {ref}")
         self.baseline(baseline, why)

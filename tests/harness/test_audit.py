@@ -13,6 +13,7 @@ from autoresearch.harness.runner import Outcome, Runner, TrialFailed
 from tests.harness.test_verdicts import LOGITS, with_code
 from tests.harness.tiny import edited, honest, tiny_recipe
 
+slow = pytest.mark.slow
 NEXT = "next_BT = mx.concatenate([tokens_BT[:, 1:], tokens_BT[:, :1]], 1)\n" \
        "is_next = (mx.arange(spec.vocab) == next_BT[..., None]).astype(mx.float32)\n" \
        "x = head(w, hidden(w, tokens_BT, spec), spec)\n"
@@ -29,17 +30,18 @@ def scored_and_audited(mlx: Runner, trained: Outcome, folder: Path, code: str) -
 
 
 @pytest.mark.parametrize(("code", "at_most_bpb"), [
-    (NEXT + "return x + 30 * is_next", 0.1),
-    (NEXT + "return x + 30 * is_next if len(tokens_BT) > 6 else x", 0.1),
-    (NEXT + "return x + 1e-3 * is_next", 99),
-    (NEXT + "return mx.where(mx.arange(len(x))[:, None, None] == 4, x + 30 * is_next, x)", 99),
-    (NEXT + "return mx.where(mx.arange(x.shape[1])[None, :, None] % 100 == 50, x + 30 * is_next, x)", 99),
-    (NEXT + "return x + 0.1 * x.mean(axis=0, keepdims=True)", 99),
-    (NEXT + "return x + 0.1 * x.mean(axis=1, keepdims=True)", 99),
-    (NEXT + "return x * (1 + 0.01 * len(_calls))", 99),
-    (NEXT + "return x + 0.01 * mx.random.normal(x.shape)", 99),
-], ids=["peeks", "peeks but not when replayed", "peeks a little", "peeks in one row", "peeks rarely",
-        "looks at other rows", "looks at the whole row", "counts its calls", "rolls dice"])
+    pytest.param(NEXT + "return x + 30 * is_next if len(tokens_BT) > 6 else x", 0.1, id="peeks unless it is replayed"),
+    pytest.param(NEXT + "return x + 5e-3 * is_next", 99, id="peeks a little"),
+    pytest.param(NEXT + "return x + 0.1 * x.mean(axis=0, keepdims=True)", 99, id="looks at other rows"),
+    pytest.param(NEXT + "return x * (1 + 0.01 * len(_calls))", 99, id="counts its calls"),
+    pytest.param(NEXT + "return x + 30 * is_next", 0.1, id="peeks", marks=slow),
+    pytest.param(NEXT + "return mx.where(mx.arange(len(x))[:, None, None] == 4, x + 30 * is_next, x)", 99,
+                 id="peeks in one row", marks=slow),
+    pytest.param(NEXT + "return mx.where(mx.arange(x.shape[1])[None, :, None] % 99 == 50, x + 30 * is_next, x)", 99,
+                 id="peeks rarely", marks=slow),
+    pytest.param(NEXT + "return x + 0.1 * x.mean(axis=1, keepdims=True)", 99, id="looks at its whole row", marks=slow),
+    pytest.param(NEXT + "return x + 0.01 * mx.random.normal(x.shape)", 99, id="rolls dice", marks=slow),
+])
 def test_a_model_that_sees_more_than_the_past_is_invalid(
         mlx: Runner, trained: Outcome, tmp_path: Path, code: str, at_most_bpb: float) -> None:
     bpb, finding = scored_and_audited(mlx, trained, tmp_path, code)
@@ -59,11 +61,11 @@ def test_a_hint_below_the_tolerance_of_rounding_is_found_in_the_mean(
 
 
 @pytest.mark.parametrize(("backend", "changes"), [
-    ("mlx", {}),
     ("mlx", {"model__depth": 2, "model__window_pattern": "SSSL", "model__kv_heads": 1, "data__tokenizer": "bpe-512"}),
-    ("mlx", {"runtime__precision": "bfloat16"}),
-    ("cpu", {"model__depth": 3, "model__window_pattern": "SSSL", "model__kv_heads": 1, "model__value_embeds": "all"}),
-    ("cpu", {"runtime__precision": "bfloat16", "model__softcap": 0.0}),
+    ("cpu", {"runtime__precision": "bfloat16", "model__softcap": 0.0, "model__window_pattern": "SSSL",
+             "model__depth": 3, "model__kv_heads": 1, "model__value_embeds": "all", "data__tokenizer": "bpe-512"}),
+    pytest.param("mlx", {"runtime__precision": "bfloat16"}, marks=slow),
+    pytest.param("cpu", {"model__depth": 3, "model__window_pattern": "SSSL", "model__kv_heads": 1}, marks=slow),
 ])
 def test_an_honest_model_passes(backend: str, changes: dict, text: Prepared, caches: Path, tmp_path: Path) -> None:
     runs, recipe = Runner(text, backend, caches), tiny_recipe(**changes)

@@ -14,7 +14,7 @@ from autoresearch.data.batches import dev_rows, training_rows
 from autoresearch.data.prepared import Prepared
 from autoresearch.harness import jobs, launch, runner
 from autoresearch.harness.channel import Closed, Ring, RingShape
-from autoresearch.harness.runner import Runner
+from autoresearch.harness.runner import Outcome, Runner
 from tests.harness.test_verdicts import LOSS, with_code
 from tests.harness.tiny import comes_true, honest, ours_below, tiny_recipe
 
@@ -81,7 +81,7 @@ def test_a_feeder_ends_with_its_supervisor(fed: Fed) -> None:
 # Trials
 
 
-@pytest.mark.parametrize("backend", ["cpu", "mlx"])
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("mlx", marks=pytest.mark.slow)])
 def test_a_seed_decides_every_bit_of_a_run_and_another_seed_is_another_run(
         backend: str, text: Prepared, caches: Path, tmp_path: Path) -> None:
     runs = Runner(text, backend, caches)
@@ -114,8 +114,8 @@ def test_a_budget_is_kept_and_begins_after_the_warm_up(mlx: Runner, tmp_path: Pa
     assert outcome.utilisation is None or 0 < outcome.utilisation < 1
 
 
-def test_training_learns(mlx: Runner, tmp_path: Path) -> None:
-    points = [p for p in mlx.train(honest(), tiny_recipe(), 1, tmp_path, None, steps=30).curve if p.dev_bpb is not None]
+def test_training_learns(trained: Outcome) -> None:
+    points = [p for p in trained.curve if p.dev_bpb is not None]
     assert len(points) == 5
     assert points[-1].dev_bpb < points[0].dev_bpb - 0.3
 

@@ -1,0 +1,202 @@
+"""`ar loop` with real trials: what it records, and what is left when it is stopped, killed or started twice."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from autoresearch.data.prepared import Prepared
+from autoresearch.records import BASELINE
+from autoresearch.research.study import Study
+from tests.harness.tiny import RECIPE, comes_true, ours_below
+from tests.loop.conftest import RECIPE_FILE, TAG, Place, begin, make_clone
+
+LOOP = ("loop", "--tag", TAG, "--verify-seeds", "0")
+
+
+def agrees(place: Place) -> None:
+    """Ledger, branch, refs, worktree, results.tsv and trial folders tell the same story."""
+    with place.study() as study:
+        experiments, incumbent = study.ledger.experiments(), study.ledger.incumbent()
+    judged = [e for e in experiments if e.n >= BASELINE and e.verdict]
+    head = place.git("rev-parse", f"autoresearch/{TAG}").strip()
+    assert head == incumbent.sha
+    assert subprocess.run(["git", "rev-parse", "HEAD"], cwd=place.worktree, capture_output=True,
+                          text=True).stdout.strip() == head
+    assert subprocess.run(["git", "status", "--porcelain"], cwd=place.worktree, capture_output=True).stdout == b""
+    for e in judged:
+        assert place.git("rev-parse", f"refs/autoresearch/{TAG}/{e.n}").strip() == e.sha
+        assert f"Experiment: {TAG}/{e.n}" in place.git("log", "-1", "--format=%B", e.sha)
+    lines = [line.split("\t") for line in (place.root / "results.tsv").read_text().splitlines()]
+    assert lines[0] == ["commit", "val_bpb", "memory_gb", "status", "description"]
+    for e, line in zip(judged, lines[1:], strict=True):
+        scored = e.verdict in ("keep", "discard")
+        assert line[0] == e.sha[:7] and line[3] == (e.verdict if scored else "crash")
+        assert float(line[1]) == pytest.approx(e.bpb() if scored else 0.0, abs=1e-6)
+    for trial in (t for e in experiments for t in e.trials):
+        folder = place.root / "trials" / str(trial.id)
+        kept = next(e for e in experiments if e.n == trial.experiment).verdict == "keep"
+        assert not (folder / "tree").exists() and not (folder / "tmp").exists()
+        assert (folder / "weights.safetensors").exists() <= kept
+
+
+def test_a_baseline_is_measured_on_three_seeds_over_the_same_bytes(place: Place, text: Prepared) -> None:
+    baseline = place.experiments()[0]
+    assert (baseline.n, baseline.state, baseline.verdict) == (0, "done", "keep")
+    assert [t.seed for t in baseline.trials] == [1, 2, 3]
+    for trial in baseline.trials:
+        score = trial.scores[0]
+        assert (trial.status, score.split, score.rows) == ("ok", "val", text.manifest.splits["val"].rows)
+        assert score.bytes == text.manifest.splits["val"].bytes
+        assert trial.steps > 0 and trial.tokens == 512 * trial.steps
+        assert trial.train_s <= 2.0 and trial.total_s > trial.train_s
+        assert trial.facts["backend"] == "mlx" and trial.facts["data"] == text.digest
+    with place.study() as study:
+        assert study.ledger.fact("val_rows") == text.manifest.splits["val"].rows
+        assert study.ledger.fact("spread_bpb") > 0
+
+
+def test_experiments_follow_and_everything_that_records_them_agrees(place: Place) -> None:
+    before = place.experiments()
+    done = place.ar(*LOOP, "--experiments", "2")
+    after = place.experiments()
+    assert after[:len(before)] == before
+    new = after[len(before):]
+    assert [e.n for e in new] == [before[-1].n + 1, before[-1].n + 2]
+    for e in new:
+        assert e.state == "done" and e.verdict in ("keep", "discard") and e.researcher == "playbook"
+        assert len(e.trials) == 1 and e.trials[0].seed == 1 and e.changes and e.hypothesis and e.evidence
+    with place.study() as study:
+        for e in new:
+            pair, = study.ledger.pairs(e.n)
+            assert pair.trial == e.trials[0].id
+            assert (e.verdict == "keep") == (-pair.delta_bpb > study.ledger.fact("spread_bpb"))
+            assert ("replay of" in e.reason) == (e.verdict == "keep")
+    agrees(place)
+    assert f"study {TAG}: {after[-1].n} experiments" in done.stdout
+    assert Path(done.stdout.split("report: ")[1].strip()).is_file()
+
+
+def test_verification_reads_the_confirm_split_and_counts_it(place: Place, text: Prepared) -> None:
+    with place.study() as study:
+        before = study.ledger.reads("confirm")
+    place.ar("loop", "--tag", TAG, "--experiments", "0", "--verify-seeds", "1")
+    with place.study() as study:
+        trials = [t for e in study.ledger.experiments() for t in e.trials if t.purpose == "verify"]
+        assert trials and all((t.seed, t.status) == (1001, "ok") for t in trials)
+        assert all(t.scores[0].bytes == text.manifest.splits["confirm"].bytes for t in trials)
+        assert study.ledger.reads("confirm") - before == len(trials)
+    agrees(place)
+
+
+def test_a_loop_that_is_killed_loses_nothing_that_was_decided_and_goes_on(place: Place) -> None:
+    before = place.experiments()
+    loop = place.start(*LOOP, "--experiments", "9")
+    loop.comes_to(lambda: place.running(before[-1].n))
+    loop.kill()
+    assert comes_true(lambda: not ours_below(place.root), 4), ours_below(place.root)
+    killed = place.experiments()
+    assert killed[:len(before)] == before
+    unfinished = killed[-1]
+    assert (unfinished.n, unfinished.state) == (before[-1].n + 1, "committed")
+    place.ar(*LOOP, "--experiments", "1")
+    after = place.experiments()
+    assert after[:len(before)] == before and len(after) == len(killed)
+    resumed = after[-1]
+    assert (resumed.n, resumed.sha, resumed.state) == (unfinished.n, unfinished.sha, "done")
+    assert [t.status for t in resumed.trials] == ["interrupted", "ok"]
+    assert resumed.verdict in ("keep", "discard")
+    agrees(place)
+
+
+def test_one_interrupt_ends_after_the_experiment_and_nobody_else_may_work_meanwhile(place: Place) -> None:
+    before = place.last().n
+    loop = place.start(*LOOP)
+    loop.comes_to(lambda: place.running(before))
+    for other in (LOOP, ("try", "--tag", TAG, "-m", "me too")):
+        refused = place.ar(*other, code=1)
+        assert f"error: study '{TAG}' is in use by process {loop.process.pid}" in refused.stderr
+        assert refused.stdout == ""
+    loop.interrupt()
+    done = loop.finish(within_s=40)
+    assert "stopping after the experiment in progress" in done.stderr
+    assert place.last().state == "done" and place.last().trials[-1].status == "ok"
+    assert f"study {TAG}: {place.last().n} experiments" in done.stdout
+    agrees(place)
+
+
+def test_two_interrupts_end_at_once_and_the_same_command_continues(place: Place) -> None:
+    before = place.last().n
+    loop = place.start(*LOOP)
+    loop.comes_to(lambda: place.running(before))
+    loop.interrupt()
+    loop.comes_to(lambda: "press Ctrl-C again to stop now" in loop.stderr)
+    loop.interrupt()
+    done = loop.finish(within_s=20)
+    assert "stopped; nothing that was decided is lost, the same command continues" in done.stderr
+    assert "report: " in done.stdout
+    assert not ours_below(place.root)
+    stopped = place.last()
+    assert stopped.state == "committed" and stopped.trials[-1].status == "interrupted"
+    place.ar(*LOOP, "--experiments", "1")
+    assert place.last().n == stopped.n and place.last().state == "done"
+
+
+def test_a_branch_that_somebody_moved_is_a_sentence(place: Place) -> None:
+    head = place.git("rev-parse", f"autoresearch/{TAG}").strip()
+    place.git("update-ref", f"refs/heads/autoresearch/{TAG}", "HEAD~0")
+    if place.git("rev-parse", "HEAD").strip() != head:
+        said = place.ar(*LOOP, "--experiments", "1", code=1).stderr
+        assert f"the ledger expects {head[:7]}" in said and "git update-ref" in said
+    place.git("update-ref", f"refs/heads/autoresearch/{TAG}", head)
+
+
+def test_other_terms_are_refused(place: Place) -> None:
+    assert "begun with budget 1.0, not 9.0" in place.ar(*LOOP, "--budget", "9", code=2).stderr
+    assert "begun with backend mlx, not cpu" in place.ar(*LOOP, "--backend", "cpu", code=2).stderr
+
+
+def test_scores_of_another_trainer_are_not_continued(place: Place) -> None:
+    """Refused before anything is recorded."""
+    before, recipe = place.experiments(), place.worktree / RECIPE_FILE
+    with Study.open(place.clone, TAG) as study:
+        digest = study.ledger.fact("frozen_digest")
+        study.ledger.set_fact("frozen_digest", "0" * 16)
+    recipe.write_text(recipe.read_text() + "\n# an edit\n")
+    try:
+        for args in (("try", "--tag", TAG, "-m", "x"), (*LOOP, "--experiments", "1")):
+            assert "another version of the trainer" in place.ar(*args, code=1).stderr
+        assert place.experiments() == before
+    finally:
+        subprocess.run(["git", "checkout", "-q", "."], cwd=place.worktree, check=True)
+        with Study.open(place.clone, TAG) as study:
+            study.ledger.set_fact("frozen_digest", digest)
+
+
+@pytest.mark.slow
+def test_a_night_on_torch_from_baseline_to_verdict(text: Prepared, tmp_path: Path) -> None:
+    place = Place(make_clone(tmp_path, RECIPE.replace('"byte"', '"bpe-512"')), text)
+    begin(place, "cpu", 1.0)
+    before = place.checkout()
+    place.ar(*LOOP, "--experiments", "1")
+    baseline, first = place.experiments()
+    assert len(baseline.screens()) == 3 and first.verdict in ("keep", "discard")
+    assert all(t.train_s <= 2.0 for e in (baseline, first) for t in e.trials)
+    assert baseline.bpb() < math.log2(512)
+    agrees(place)
+    assert place.checkout() == before
+
+
+def test_a_baseline_that_can_not_be_trained_ends_the_loop_with_its_log(text: Prepared, tmp_path: Path) -> None:
+    place = Place(make_clone(tmp_path), text)
+    model = place.clone / "backends/gpt/mlx_model.py"
+    model.write_text(model.read_text() + "\nraise KeyError('a broken start')\n")
+    place.git("-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-qam", "broken")
+    begin(place, "mlx", 1.0)
+    for _ in range(2):  # it says the same again: nothing half done is taken for a baseline
+        said = place.ar(*LOOP, "--experiments", "1", code=1).stderr
+        assert "error: the baseline could not be trained: crash: KeyError: 'a broken start'" in said
+        assert "The end of its log:" in said and "mlx_model.py" in said

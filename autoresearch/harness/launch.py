@@ -15,7 +15,14 @@ from autoresearch.harness.assemble import PACKAGE
 # What a child needs to find its interpreter, compiler and device. No keys, tokens or HOME.
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CC", "CXX", "CUDA_HOME",
              "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SDKROOT", "DEVELOPER_DIR")
-BOOT = "import importlib, sys; sys.path.insert(0, sys.argv[1]); importlib.import_module(sys.argv[2]).main(sys.argv[3])"
+BOOT = """
+import importlib, sys
+tree, module, job = sys.argv[1:]
+# The finder of an editable install would lend the tree whatever it lacks from the person's own checkout.
+sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__", "").startswith("__editable__")]
+sys.path.insert(0, tree)
+importlib.import_module(module).main(job)
+"""
 
 
 def environment(folder: Path, compile_cache: Path) -> dict[str, str]:

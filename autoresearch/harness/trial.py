@@ -20,7 +20,7 @@ import numpy as np
 import backends
 from autoresearch.harness import jobs
 from autoresearch.harness.channel import Channel, Closed, Ring, RingShape
-from autoresearch.harness.child import die_with_parent, failure, numbers_only
+from autoresearch.harness.child import Unusable, die_with_parent, failure, numbers_only
 from autoresearch.harness.clock import Budget
 from backends.base import Backend, State, resolve_precision
 from backends.recipe import Recipe
@@ -93,10 +93,13 @@ def run(job: jobs.TrialJob, channel: Channel) -> None:
     from safetensors.numpy import save_file
 
     began = time.perf_counter()
-    backend = backends.load(job.backend)
     recipe = Recipe().replace(job.recipe)
-    device = backend.device()
-    precision = resolve_precision(recipe.runtime.precision, device)
+    try:
+        backend = backends.load(job.backend)
+        device = backend.device()
+        precision = resolve_precision(recipe.runtime.precision, device)
+    except (RuntimeError, ValueError) as e:
+        raise Unusable(str(e)) from None
     ceiling = backend.matmul_flops(precision, 0.3)
     channel.send(event="loaded", device=device.name, precision=precision)
     warm_up(backend, recipe, job)
@@ -141,6 +144,8 @@ def main(text: str) -> None:
         sys.exit(1)
     except Diverged as e:
         report = {"kind": "diverged", "message": str(e)}
+    except Unusable as e:
+        report = {"kind": "unusable", "message": str(e)}
     except BaseException as e:  # the candidate may raise anything
         traceback.print_exc()
         report = failure(e)

@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def help_of(verb: str) -> str:
     command = shell.load(verb)
-    return command.get_help(click.Context(command, info_name=f"ar {verb}", terminal_width=100))
+    # The names the group gives it: a command keeps the help option of the first context it was asked in.
+    context = click.Context(command, info_name=f"ar {verb}", terminal_width=100, help_option_names=["-h", "--help"])
+    return command.get_help(context)
 
 
 @pytest.fixture(scope="module")

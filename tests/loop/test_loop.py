@@ -131,7 +131,9 @@ def test_one_interrupt_ends_after_the_experiment_and_nobody_else_may_work_meanwh
 def test_two_interrupts_end_at_once_and_the_same_command_continues(place: Place) -> None:
     before = place.last().n
     loop = place.start(*LOOP)
-    loop.comes_to(lambda: place.running(before))
+    loop.comes_to(lambda: place.running(before) and ours_below(place.root))
+    for child in ours_below(place.root):
+        child.suspend()  # it must not end between the two
     loop.interrupt()
     loop.comes_to(lambda: "press Ctrl-C again to stop now" in loop.stderr)
     loop.interrupt()

@@ -153,6 +153,7 @@ def test_a_kept_edit_moves_the_branch_and_an_experiment_killed_before_it_does_no
     agrees(place)
 
 
+@pytest.mark.slow
 def test_a_try_that_is_killed_can_be_tried_again(place: Place) -> None:
     edit(place, MODEL_FILE, "def logits(", "# again\ndef logits(")
     before = place.last().n

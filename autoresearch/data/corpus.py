@@ -1,173 +1,183 @@
-"""Where text comes from: a person's files and folders, or the source of the running Python's standard library.
+"""What text there is: a person's files and folders, or the source of the running Python's standard library.
 
-Bytes are kept exactly as they are. A file is a document, or several if lines of `<|endoftext|>` divide it.
+A corpus is read as a stream, every byte as it was: nothing here holds more than one document.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
+import contextlib
 import os
-import re
-import stat
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autoresearch.data.text import char_boundary, invalid_bytes
+from autoresearch.data import readers
+from autoresearch.data.readers import DEFAULT_FIELDS, SNIFF_BYTES, Fields, File, Unusable
+from autoresearch.data.text import char_boundary
 from autoresearch.errors import UserError
 
 STDLIB = "stdlib"
 STDLIB_MAX_BYTES = 12_000_000
-TEXT_MAX_BYTES = 1_000_000_000  # it is held in memory while it is split
-SEPARATOR = re.compile(rb"^<\|endoftext\|>[ \t]*\r?(?:\n|\Z)", re.MULTILINE)
-SNIFF_BYTES = 8192
-EMPTY = "is empty"
+STDIN = Path("-")
+TRUNCATED = "the text beyond the limit on bytes is left out"
 _NOT_LIBRARY = {
     "site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__",
     "encodings", "pydoc_data",  # generated, near copies of one another: the same text would be on both sides of a split
 }
-_KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"),
-          (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
-
-
-@dataclass(frozen=True)
-class Corpus:
-    kind: str  # stdlib or text
-    source: str  # in words, for the manifest
-    name: str  # what to call the prepared set unless told
-    documents: list[bytes]
-    notes: list[str]  # what was skipped or is odd about it
-
-    @property
-    def bytes(self) -> int:
-        return sum(map(len, self.documents))
-
-    def sha256(self) -> str:
-        """Of the documents joined; of the file itself, where one file is one document."""
-        total = hashlib.sha256()
-        for document in self.documents:
-            total.update(document)
-        return total.hexdigest()
-
-
-class _Unusable(Exception):
-    """A file that holds no text: why, in the words that follow its path, and what to do about it."""
-
-    def __init__(self, why: str, hint: str = "Name a text file, or a folder of them."):
-        self.why, self.hint = why, hint
-        super().__init__(why)
 
 
 @dataclass
-class _Taken:
-    """Documents read so far, and how many bytes may still follow."""
+class Corpus:
+    kind: str  # stdlib, text, or the name of a published corpus
+    source: str  # in words, for the manifest
+    name: str  # what to call the prepared set unless told
+    documents: Callable[[], Iterator[bytes]]  # reads afresh at each call; raises UserError for what can't be read
+    pinned: Callable[[], Iterator[bytes]] | None = None  # where the source pins what is scored: val, confirm, holdout
+    revision: str = ""
+    licence: str = ""
+    expected_bytes: int | None = None  # of text, estimated before it is read
+    notes: list[str] = field(default_factory=list)  # what was skipped or is odd; grows while documents are read
 
-    left_bytes: int
-    documents: list[bytes] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    is_full: bool = False
-
-    def file(self, path: Path) -> None:
-        """Raises _Unusable for a file without text."""
-        data = _read(path, self.left_bytes + SNIFF_BYTES)
-        if len(data) > self.left_bytes:
-            newline = data.rfind(b"\n", max(0, self.left_bytes - SNIFF_BYTES), self.left_bytes)
-            data = data[:newline + 1 if newline >= 0 else char_boundary(data, self.left_bytes)]
-            self.is_full = True
-            self.notes.append("the text beyond the limit on bytes is left out")
-        found = [document for document in SEPARATOR.split(data) if document]
-        if not found and not self.is_full:
-            raise _Unusable("holds nothing but separators")
-        self.documents += found
-        self.left_bytes -= sum(map(len, found))
-
-    def files(self, paths: Iterable[Path]) -> None:
-        """Those with text; a note for each of the others."""
-        for path in paths:
-            if self.is_full:
-                break
-            try:
-                self.file(path)
-            except _Unusable as e:
-                if e.why != EMPTY:  # nothing to speak of in a folder
-                    self.notes.append(f"skipped {path}: it {e.why}")
+    def note(self, line: str) -> None:
+        """Said once, however often the corpus is read."""
+        if line not in self.notes:
+            self.notes.append(line)
 
 
 def stdlib(max_bytes: int | None = None) -> Corpus:
     """The standard library of the Python that runs this: real text on every machine, no network."""
     root = Path(sysconfig.get_path("stdlib"))
-    taken = _Taken(max_bytes or STDLIB_MAX_BYTES)
-    # _sysconfigdata* is written when Python is built and holds that machine's paths.
-    taken.files(path for path in _walk(root, _NOT_LIBRARY)
-                if path.suffix == ".py" and not path.is_symlink() and not path.name.startswith("_sysconfigdata"))
-    if not taken.documents:
+    version = ".".join(map(str, sys.version_info[:3]))
+    limit = max_bytes or STDLIB_MAX_BYTES
+
+    def sources() -> list[Path]:
+        # _sysconfigdata* is written when Python is built and holds that machine's paths.
+        return [path for path in walk(root, _NOT_LIBRARY)
+                if path.suffix == ".py" and not path.is_symlink() and not path.name.startswith("_sysconfigdata")]
+
+    if not sources():
         raise UserError(f"this Python has no source of its standard library in {root}",
                         "Use text of your own: ar prepare --text PATH")
-    version = ".".join(map(str, sys.version_info[:3]))
-    return Corpus("stdlib", f"standard library of Python {version}", STDLIB, taken.documents, taken.notes)
+    corpus = Corpus(STDLIB, f"standard library of Python {version}", STDLIB, lambda: capped(
+        (document for path in sources() for document in _or_note(path, DEFAULT_FIELDS, corpus)), limit, corpus),
+        licence="PSF-2.0", expected_bytes=limit)
+    return corpus
 
 
-def text(paths: list[Path], max_bytes: int | None = None) -> Corpus:
-    """Files, and folders recursively in sorted order. Raises UserError for one that gives no text."""
-    taken = _Taken(max_bytes or TEXT_MAX_BYTES)
-    for path in paths:
-        if taken.is_full:
-            break
-        if os.path.isdir(path):
-            _folder(path, taken)
-        else:
-            try:
-                taken.file(path)
-            except _Unusable as e:
-                raise UserError(f"{path} {e.why}", e.hint) from None
-    if bad := sum(map(invalid_bytes, taken.documents)):
-        taken.notes.append(f"{bad:,} bytes are not UTF-8; they are kept as they are, and count as one character each")
+def text(paths: list[Path], max_bytes: int | None = None, fields: Fields = DEFAULT_FIELDS) -> Corpus:
+    """Files, folders recursively in sorted order, and `-`, which is standard input. Raises UserError for one that
+    can't be read."""
+    parts = [_part(path) for path in paths]
+    expected = sum(map(_expected_bytes, parts))
     rest = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-    return Corpus("text", f"{paths[0]}{rest}", Path(os.path.abspath(paths[0])).stem, taken.documents, taken.notes)
+    first = "standard input" if paths[0] == STDIN else paths[0]
+    corpus = Corpus("text", f"{first}{rest}", _name(paths[0]), lambda: capped(
+        (document for part in parts for document in _taken(part, fields, corpus)), max_bytes, corpus),
+        expected_bytes=min(expected, max_bytes or expected))
+    return corpus
 
 
-def _folder(path: Path, taken: _Taken) -> None:
-    if not os.access(path, os.R_OK | os.X_OK):
-        raise UserError(f"{path} can't be opened: permission denied", f"Try: ls -ld '{path}'")
-    documents, notes = len(taken.documents), len(taken.notes)
-    taken.files(_walk(path, set()))
-    if len(taken.documents) == documents and not taken.is_full:
-        why = "".join(f"; {note}" for note in taken.notes[notes:notes + 1])
-        raise UserError(f"the folder {path} holds no text{why}", "Name a text file, or a folder of them.")
+def capped(documents: Iterator[bytes], max_bytes: int | None, corpus: Corpus) -> Iterator[bytes]:
+    """Documents of at most `max_bytes` together; the last is cut after a line if one ends nearby."""
+    left = max_bytes if max_bytes is not None else sys.maxsize
+    for document in documents:
+        if len(document) > left:
+            newline = document.rfind(b"\n", max(0, left - SNIFF_BYTES), left)
+            document = document[:newline + 1 if newline >= 0 else char_boundary(document, left)]
+            corpus.note(TRUNCATED)
+            if document:
+                yield document
+            return
+        left -= len(document)
+        yield document
 
 
-def _walk(root: Path, leave_out: set[str]) -> Iterator[Path]:
+def _part(path: Path) -> File | Path:
+    """What a person named: a file, or the path of a folder. Raises UserError at once for one that holds no text."""
+    if path.is_dir():
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise UserError(f"{path} can't be opened: permission denied", f"Try: ls -ld '{path}'")
+        if next(walk(path, set()), None) is None:
+            raise _no_text(path, [])
+        return path
+    label = "standard input" if path == STDIN else str(path)
+    try:
+        file = _stdin(label) if path == STDIN else readers.at(path)
+        readers.check(file)
+        return file
+    except Unusable as e:
+        raise UserError(f"{label} {e.why}", e.hint) from None
+
+
+def _stdin(label: str) -> File:
+    if sys.stdin is None:  # closed by whoever started this
+        raise Unusable("is closed", "Pipe text into it: cat FILE | ar prepare --text -")
+    return readers.spooled(sys.stdin.buffer, label)
+
+
+def _name(path: Path) -> str:
+    """`letters` for letters.jsonl.gz, `stdin` for standard input."""
+    path = Path(os.path.abspath(path)) if path != STDIN else Path("stdin")
+    return Path(path.stem).stem if path.suffix in readers.CODECS else path.stem
+
+
+def _expected_bytes(part: File | Path) -> int:
+    if isinstance(part, File):
+        return part.expected_bytes
+    total = 0
+    for path in walk(part, set()):
+        with contextlib.suppress(Unusable):
+            total += readers.at(path).expected_bytes
+    return total
+
+
+def _taken(part: File | Path, fields: Fields, corpus: Corpus) -> Iterator[bytes]:
+    """The documents of a file or folder that a person named."""
+    if isinstance(part, File):
+        yield from _file(part, fields, corpus)
+        return
+    is_empty, before = True, len(corpus.notes)
+    for path in walk(part, set()):
+        for document in _or_note(path, fields, corpus):
+            is_empty = False
+            yield document
+    if is_empty:
+        raise _no_text(part, corpus.notes[before:])
+
+
+def documents(path: Path, corpus: Corpus) -> Iterator[bytes]:
+    """Those of one file. Raises UserError if it has none."""
+    try:
+        yield from _file(readers.at(path), DEFAULT_FIELDS, corpus)
+    except Unusable as e:
+        raise UserError(f"{path} {e.why}", e.hint) from None
+
+
+def _file(file: File, fields: Fields, corpus: Corpus) -> Iterator[bytes]:
+    try:
+        yield from readers.documents(file, fields, corpus.note)
+    except Unusable as e:
+        raise UserError(f"{file.label} {e.why}", e.hint) from None
+
+
+def _or_note(path: Path, fields: Fields, corpus: Corpus) -> Iterator[bytes]:
+    """The documents of a file found in a folder; a note where it is no text."""
+    try:
+        yield from readers.documents(readers.at(path), fields, corpus.note)
+    except Unusable as e:
+        if e.why != readers.EMPTY:  # nothing to speak of in a folder
+            corpus.note(f"skipped {path}: it {e.why}")
+
+
+def _no_text(folder: Path, notes: list[str]) -> UserError:
+    why = "".join(f"; {note}" for note in notes[:1])
+    return UserError(f"the folder {folder} holds no text{why}", "Name a text file, or a folder of them.")
+
+
+def walk(root: Path, leave_out: set[str]) -> Iterator[Path]:
     """Files below `root` in sorted order, hidden ones left out; links to folders are not followed."""
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in leave_out)
         yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
-
-
-def _read(path: Path, limit: int) -> bytes:
-    """At most `limit` bytes of a regular file that looks like text. A pipe or device is never read."""
-    try:
-        status = os.stat(path)
-        if kind := next((words for test, words in _KINDS if test(status.st_mode)), None):
-            raise _Unusable(f"is {kind}, not a file", "Write its content to a file and name that.")
-        with open(path, "rb") as file:
-            data = file.read(min(limit, status.st_size + SNIFF_BYTES))
-    except OSError as e:
-        raise _unreadable(path, e) from None
-    if not data:
-        raise _Unusable(EMPTY)
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise _Unusable("is UTF-16", f"Convert it: iconv -f UTF-16 -t UTF-8 '{path}' > text.txt")
-    if b"\0" in data[:SNIFF_BYTES]:
-        raise _Unusable("is binary, not text")
-    return data
-
-
-def _unreadable(path: Path, error: OSError) -> _Unusable:
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return _Unusable("does not exist", "Check the spelling; a path is relative to the current folder.")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return _Unusable("can't be read: permission denied", f"Try: ls -l '{path}'")
-    return _Unusable(f"can't be read: {error.strerror}")

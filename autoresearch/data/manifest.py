@@ -9,17 +9,30 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
-from autoresearch.data.splits import SPLITS
+FORMAT = 2
+CHECK = "check"  # the entry of a stored manifest that holds the digest of all others
+SPLITS = ("train", "dev", "val", "confirm", "holdout")
 
-FORMAT = 1
+
+class OtherFormat(ValueError):
+    """A manifest of another version of this program."""
+
+    def __init__(self, found: int):
+        self.found = found
+        super().__init__(f"format {found}: this program reads format {FORMAT}")
 
 
 @dataclass(frozen=True)
 class Source:
-    kind: str  # stdlib or text
+    kind: str  # stdlib, text, or the name of a published corpus
     source: str  # in words
+    revision: str  # where the source has one
+    licence: str
+    documents: int
+    pinned: int  # of these, the last ones
     bytes: int
     sha256: str  # of the raw text
+    ends_sha256: str  # of where its documents end
     notes: tuple[str, ...]
 
 
@@ -30,15 +43,22 @@ class Split:
     chars: int  # UTF-8 characters; invalid bytes count as one each
     sha256: str  # of the text
     ends_sha256: str  # of where its documents end
-    rows: int  # of the yardstick
+    rows: int  # of the yardstick; none of train, which is not scored
     rows_sha256: str  # of them in their order
+
+
+@dataclass(frozen=True)
+class Overlap:
+    judged: int  # rows long enough to be looked for in train
+    found: int  # of these, in train or nearly
 
 
 @dataclass(frozen=True)
 class TokenizerFacts:
     vocab: int
     digest: str
-    tokens: dict[str, int]  # by split
+    tokens: dict[str, int]  # by split; of train, in the shards that are encoded
+    shards: tuple[int, ...]  # tokens of each shard of train that is encoded, from the first on
 
 
 @dataclass(frozen=True)
@@ -53,35 +73,58 @@ class Manifest:
     tool: str
     created: str  # UTC, ISO 8601
     corpus: Source
-    policy: str  # hash or span
+    policy: str  # hash, span or pinned
+    holdout_chars: int  # what the tail of the text gives to holdout; 0: it is split like the others
     row_bytes: int
     splits: dict[str, Split]
+    shards: tuple[int, ...]  # where each shard of the train text ends, in bytes; the same for every tokenizer
+    overlap: dict[str, Overlap]  # of each scored split with train
     tokenizers: dict[str, TokenizerFacts]
     files: dict[str, File]
 
     def digest(self) -> str:
         """Equal for equal text, equally split and scored by the same rows. Tokenizers have digests of their own."""
-        content = {"format": self.format, "policy": self.policy, "row_bytes": self.row_bytes,
-                   "splits": {name: dataclasses.asdict(split) for name, split in self.splits.items()}}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return _digest({"format": self.format, "policy": self.policy, "row_bytes": self.row_bytes,
+                        "splits": {name: dataclasses.asdict(split) for name, split in self.splits.items()}})
+
+    def origin(self) -> str:
+        """Equal for sets of the same text, to be split in the same way."""
+        source = self.corpus
+        return origin(source.sha256, source.ends_sha256, source.pinned, self.holdout_chars)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        """With a digest of its own, so that a flipped bit in it is noticed as in any other file."""
+        content = dataclasses.asdict(self)
+        return json.dumps(content | {CHECK: _digest(content)}, indent=2) + "\n"
+
+
+def origin(sha256: str, ends_sha256: str, pinned: int, holdout_chars: int) -> str:
+    return _digest({"format": FORMAT, "text": sha256, "ends": ends_sha256, "pinned": pinned, "tail": holdout_chars})
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def parse(text: str) -> Manifest:
-    """Raises ValueError, with the entry, for anything `to_json` did not write."""
+    """Raises OtherFormat, or ValueError with the entry for anything else that `to_json` did not write."""
     try:
         stored = json.loads(text)
     except (ValueError, RecursionError) as e:
         raise ValueError(f"not valid JSON: {e}") from None
-    if isinstance(stored, dict) and stored.get("format") != FORMAT:
-        raise ValueError(f"format {stored.get('format')!r}: this program reads format {FORMAT}")
+    if isinstance(stored, dict) and type(stored.get("format")) is int and stored["format"] != FORMAT:
+        raise OtherFormat(stored["format"])
+    check = stored.pop(CHECK, None) if isinstance(stored, dict) else None
     manifest: Manifest = _parse(Manifest, stored, "manifest")
     if set(manifest.splits) != set(SPLITS):
         raise ValueError(f"splits are {', '.join(manifest.splits)}: must be {', '.join(SPLITS)}")
+    for name, facts in manifest.tokenizers.items():
+        if set(facts.tokens) != set(SPLITS) or len(facts.shards) > len(manifest.shards):
+            raise ValueError(f"tokenizers.{name} does not fit the splits")
     if unsafe := [name for name in manifest.files if "/" in name or name.startswith(".")]:
         raise ValueError(f"file {unsafe[0]!r} is not in the folder of the manifest")
+    if check != _digest(stored):
+        raise ValueError("it has changed since it was written")
     return manifest
 
 

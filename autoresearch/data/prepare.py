@@ -1,17 +1,18 @@
-"""`prepare`: a corpus into the cache, split, tokenized, with its manifest.
+"""`prepare`: a corpus into the cache, split, tokenized, with its manifest. `extend`: more shards of its train text.
 
-Built in a hidden folder beside its place, synced, and renamed: killed at any moment it leaves nothing or a whole set.
-A set is never overwritten. The same corpus again adds what is missing, usually nothing.
+The corpus is read once into a file, the spool, then divided into split files in a hidden folder, which gets its name
+when its tokenizers are there: killed at any moment it leaves nothing or a whole set. From its splits on a hidden folder
+is a set too, each step adding files and then replacing the manifest, so the next run of the same text goes on where one
+was killed. A set is never overwritten; the same corpus again adds the tokenizers and shards it lacks.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,18 +20,34 @@ from pathlib import Path
 import numpy as np
 
 import autoresearch
-from autoresearch.data import manifest, prepared, splits, yardstick
+from autoresearch.data import disk, manifest, overlap, prepared, spool, yardstick
 from autoresearch.data.corpus import Corpus
-from autoresearch.data.manifest import File, Manifest, TokenizerFacts
+from autoresearch.data.manifest import SPLITS, File, Manifest, TokenizerFacts
 from autoresearch.data.prepared import Prepared
-from autoresearch.data.splits import SPLITS
+from autoresearch.data.splits import SCORED, Division, divide
+from autoresearch.data.spool import Spool
 from autoresearch.data.text import chars
-from autoresearch.data.tokenizer import BYTE, Tokenizer, bpe_vocab, byte_tokenizer, train_bpe
+from autoresearch.data.tokenizer import (
+    BYTE,
+    CHAR,
+    GPT2,
+    Tokenizer,
+    bpe_vocab,
+    byte_tokenizer,
+    char_tokenizer,
+    gpt2_tokenizer,
+    train_bpe,
+)
 from autoresearch.errors import UserError
 
-DEFAULT_TOKENIZERS = (BYTE, "bpe-1024", "bpe-2048", "bpe-4096")
-BYTES_PER_ENTRY = 64  # of training text, below which a default vocabulary is too large to learn from it
-SPACE_FACTOR, SPACE_BYTES = 8, 32_000_000  # a set with the default tokenizers takes about 6 bytes a byte of text
+# Each with the bytes of train below which its vocabulary is too large to learn from them. The last is upstream's.
+DEFAULT_TOKENIZERS = {BYTE: 0, "bpe-1024": 65_536, "bpe-2048": 131_072, "bpe-4096": 262_144, "bpe-8192": 100_000_000}
+LEARNED_BYTES = 128_000_000  # of the train text, evenly spread, that a tokenizer is trained on at most
+SHARD_BYTES = 128_000_000  # of the train text, or a little more: shards end where documents do
+FIRST_SHARDS = 2  # what a night can consume first; `extend` encodes more
+NEAR_FRAC = 0.01  # of a split's rows, above which a person hears that they stand in train
+SPOOL, UNFINISHED = ".tmp-spool", ".tmp-"
+SPARE_BYTES = 32_000_000
 
 Progress = Callable[[str], None]
 
@@ -43,150 +60,288 @@ class Result:
 
 
 def prepare(corpus: Corpus, name: str | None = None, tokenizers: tuple[str, ...] = (),
-            progress: Progress = lambda line: None) -> Result:
-    """The corpus as a prepared set, made the current one. `tokenizers` () means the default ones that suit
-    its size. Raises UserError for anything that can't be done."""
+            progress: Progress = lambda line: None, holdout_chars: int = 0, shards: int = FIRST_SHARDS) -> Result:
+    """The corpus as a prepared set, made the current one. `tokenizers` () means the default ones that suit its size;
+    `holdout_chars`: so many characters of its tail are the holdout; `shards`: how many of train to encode. Raises
+    UserError for anything that can't be done."""
     for tokenizer in tokenizers:
         bpe_vocab(tokenizer)
     name = checked_name(name) if name is not None else _as_name(corpus.name)
-    division = splits.divide(corpus.documents)
-    facts = _facts(corpus, division)
     root = prepared.folder()
-    try:
+    with disk.writing(root):
         root.mkdir(parents=True, exist_ok=True)
-        with _lock(root, progress):
-            _clean(root)
-            result = _prepare(root, name, division, facts, tokenizers, progress)
+        with disk.lock(root, progress):
+            (root / SPOOL).unlink(missing_ok=True)
+            found, is_new = known(corpus, name, holdout_chars), False
+            if found is None:
+                if GPT2 in tokenizers and not any(GPT2 in old.tokenizers() for old in _candidates(root, name)):
+                    gpt2_tokenizer()  # that it can't be fetched is said before the text is read
+                if corpus.expected_bytes:
+                    needed = _needed_bytes(corpus.expected_bytes, tokenizers, shards)
+                    disk.check_space(root, needed - _left_behind_bytes(root))
+                found, is_new = _divided(root, name, corpus, holdout_chars, tokenizers, shards, progress)
+            result = _finished(found, name if is_new else "", tokenizers, shards, progress)
             prepared.select(result.prepared.name)
-            return replace(result, notes=(*corpus.notes, *result.notes))
-    except OSError as e:
-        raise UserError(f"can't write to {root}: {e.strerror or e}",
-                        "Free some space, or name another folder: AUTORESEARCH_CACHE=/path ar prepare") from e
+            return replace(result, notes=(*corpus.notes, *_warnings(result.prepared.manifest), *result.notes))
 
 
-def _prepare(root: Path, name: str, division: splits.Division, facts: Manifest, tokenizers: tuple[str, ...],
-             progress: Progress) -> Result:
-    digest = facts.digest()
-    # A set of that name with other content stays; this one is called after its content as well.
-    for target in (root / name, root / f"{name}-{digest[:8]}"):
-        if not os.path.lexists(target):
-            _check_space(root, facts.corpus.bytes)
-            return _build(target, division, facts, tokenizers, progress)
-        if (target / prepared.MANIFEST).is_file() and (found := prepared.load(target)).digest == digest:
-            return _add(found, tokenizers, progress)
-    raise prepared.damaged(target, "its content is not that of its name")
+def known(corpus: Corpus, name: str | None = None, holdout_chars: int = 0) -> Prepared | None:
+    """The set made from this corpus before, told by its revision: what a commit holds does not change, so it need not
+    be read again."""
+    for found in _candidates(prepared.folder(), name or _as_name(corpus.name)) if corpus.revision else ():
+        facts = found.manifest
+        if ((facts.corpus.kind, facts.corpus.source, facts.corpus.revision, facts.holdout_chars)
+                == (corpus.kind, corpus.source, corpus.revision, holdout_chars)):
+            return found
+    return None
 
 
-def _facts(corpus: Corpus, division: splits.Division) -> Manifest:
-    """The manifest, as yet without tokenizers and files."""
-    source = manifest.Source(corpus.kind, corpus.source, corpus.bytes, corpus.sha256(), tuple(corpus.notes))
-    parts = {}
-    for split in SPLITS:
-        documents = division.documents[split]
-        rows = yardstick.rows(documents)
-        parts[split] = manifest.Split(
-            documents=len(documents), bytes=sum(map(len, documents)), chars=sum(map(chars, documents)),
-            sha256=_sha256(b"".join(documents)), ends_sha256=_sha256(_ends(documents)),
-            rows=len(rows), rows_sha256=yardstick.digest(rows))
-    created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Manifest(manifest.FORMAT, f"autoresearch {autoresearch.__version__}", created, source, division.policy,
-                    yardstick.ROW_BYTES, parts, {}, {})
+def extend(found: Prepared, tokenizer: str, shards: int, progress: Progress = lambda line: None) -> Prepared:
+    """The set with the first `shards` shards of train encoded, or all where there are fewer. What is loaded already
+    stays as it is."""
+    found.tokenizer(tokenizer)
+    root = found.root.parent
+    with disk.writing(root), disk.lock(root, progress):
+        now = prepared.load(found.root)
+        lacking = min(shards, len(now.manifest.shards)) - len(now.manifest.tokenizers[tokenizer].shards)
+        disk.check_space(root, max(0, lacking) * 2 * SHARD_BYTES)
+        return _encode_shards(now, tokenizer, shards, progress)
 
 
-def _build(target: Path, division: splits.Division, facts: Manifest, names: tuple[str, ...],
-           progress: Progress) -> Result:
-    folder = target.parent / f".tmp-{os.getpid()}-{target.name}"
+def _divided(root: Path, name: str, corpus: Corpus, holdout_chars: int, tokenizers: tuple[str, ...], shards: int,
+             progress: Progress) -> tuple[Prepared, bool]:
+    """The set of this corpus: that which is there, or an unfinished one with its splits at least; and which."""
     try:
-        folder.mkdir()
-        files: dict[str, File] = {}
-        for split in SPLITS:
-            documents = division.documents[split]
-            files |= _write(folder, prepared.text_file(split), b"".join(documents))
-            files |= _write(folder, prepared.ends_file(split), _ends(documents))
-        facts = replace(facts, files=files)
-        facts, notes = _tokenize(folder, facts, division.documents, names, progress)
-        _write(folder, prepared.MANIFEST, facts.to_json().encode())
-        _sync_folder(folder)
-        folder.rename(target)
-        _sync_folder(target.parent)
+        text = spool.fill(root / SPOOL, corpus, progress)
+        origin = manifest.origin(text.sha256, text.ends_sha256, text.pinned, holdout_chars)
+        _clean(root, keep=UNFINISHED + origin)
+        if (found := _existing(root, name, origin)) is not None:
+            return found, False
+        folder = root / f"{UNFINISHED}{origin}"
+        if (found := _resumed(folder)) is not None:
+            progress("going on where an earlier ar prepare of this text was stopped")
+            return found, True
+        disk.check_space(root, _needed_bytes(text.total_bytes, tokenizers, shards) - text.total_bytes)  # the spool's
+        with _removed_on_error(folder):
+            folder.mkdir()
+            return _write_splits(folder, text, divide(text, holdout_chars), corpus, holdout_chars, progress), True
     finally:
+        (root / SPOOL).unlink(missing_ok=True)
+
+
+def _existing(root: Path, name: str, origin: str) -> Prepared | None:
+    """The set of that name, or of that name and a digest, made from the same text. Raises UserError where damaged."""
+    for found in _candidates(root, name):
+        if found.manifest.origin() == origin:
+            return found
+    return None
+
+
+def _candidates(root: Path, name: str) -> Iterator[Prepared]:
+    """Sets of that name, or of that name and a digest. Raises UserError where one is damaged."""
+    for folder in (root / name, *sorted(root.glob(f"{name}-" + "[0-9a-f]" * 8))):
+        if (folder / prepared.MANIFEST).is_file():
+            yield prepared.load(folder)
+
+
+def _resumed(folder: Path) -> Prepared | None:
+    """What a killed run had finished, if every byte of it is still there."""
+    try:
+        found = prepared.load(folder)
+        found.verify()
+        return found
+    except UserError:
         shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _tidy(found: Prepared) -> None:
+    """Remove the half-written files of a killed run. Called with the lock held, so nobody is writing them."""
+    for pattern in ("*.tokens", "tokenizer.*.json", ".*.new"):
+        for path in found.root.glob(pattern):
+            if path.name not in found.manifest.files:
+                path.unlink()
+
+
+def _left_behind_bytes(root: Path) -> int:
+    """What killed runs take on the disk: it will be used or removed."""
+    return sum(path.stat().st_size for path in root.glob(f"{UNFINISHED}*/*"))
+
+
+def _clean(root: Path, keep: str) -> None:
+    """Remove what killed runs of other texts left. Called with the lock held, so none is in use."""
+    for folder in root.glob(f"{UNFINISHED}*"):
+        if folder.is_dir() and folder.name != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _removed_on_error(folder: Path) -> Iterator[None]:
+    """A kill or Ctrl-C leaves what is finished for the next run; an error leaves nothing."""
+    try:
+        yield
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _write_splits(folder: Path, text: Spool, division: Division, corpus: Corpus, holdout_chars: int,
+                  progress: Progress) -> Prepared:
+    """The first step: a set without tokenizers."""
+    if division.left_out_bytes:
+        corpus.note(f"{division.left_out_bytes:,} bytes of the pinned documents are left out: more would be scored by "
+                    "nobody")
+    files: dict[str, File] = {}
+    parts, rows = {}, {}
+    for split in SPLITS:
+        ranges = division.ranges[split]
+        sizes, characters = ranges[:, 1] - ranges[:, 0], _Characters()
+        files |= disk.write(folder, prepared.text_file(split), characters.counted(text.pieces(ranges)))
+        files |= disk.write(folder, prepared.ends_file(split), [np.cumsum(sizes).astype("<u8").tobytes()])
+        rows[split] = yardstick.rows(text.pieces(ranges)) if split in SCORED else []
+        parts[split] = manifest.Split(
+            documents=len(ranges), bytes=int(sizes.sum()), chars=characters.total,
+            sha256=files[prepared.text_file(split)].sha256, ends_sha256=files[prepared.ends_file(split)].sha256,
+            rows=len(rows[split]), rows_sha256=yardstick.digest(rows[split]) if rows[split] else "")
+    progress("looking for what is scored in train")
+    source = manifest.Source(corpus.kind, corpus.source, corpus.revision, corpus.licence, len(text.ends_D), text.pinned,
+                             text.total_bytes, text.sha256, text.ends_sha256, tuple(corpus.notes))
+    shards = _shards(division.ranges["train"])
+    found = overlap.measure({split: rows[split] for split in SCORED}, folder / prepared.text_file("train"))
+    facts = Manifest(manifest.FORMAT, f"autoresearch {autoresearch.__version__}",
+                     datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), source, division.policy, holdout_chars,
+                     yardstick.ROW_BYTES, parts, shards, found, {}, files)
+    return _saved(folder, facts)
+
+
+@dataclass
+class _Characters:
+    total: int = 0
+
+    def counted(self, documents: Iterable[bytes]) -> Iterator[bytes]:
+        for document in documents:
+            self.total += chars(document)
+            yield document
+
+
+def _shards(ranges_D2: np.ndarray) -> tuple[int, ...]:
+    """Where the shards of train end, in bytes of its text: nearly equal ones of about SHARD_BYTES."""
+    ends = np.cumsum(ranges_D2[:, 1] - ranges_D2[:, 0])
+    count = max(1, round(int(ends[-1]) / SHARD_BYTES))
+    places = np.searchsorted(ends, [int(ends[-1]) * (i + 1) // count for i in range(count)])
+    return tuple(dict.fromkeys(ends[places].tolist()))
+
+
+def _saved(folder: Path, facts: Manifest) -> Prepared:
+    """The set with a new manifest: only now do its new files belong to it."""
+    disk.replace(folder, prepared.MANIFEST, facts.to_json())
+    return prepared.load(folder)
+
+
+def _finished(found: Prepared, name: str, tokenizers: tuple[str, ...], shards: int, progress: Progress) -> Result:
+    """The set with the tokenizers and shards asked for; `name`: of one that is new, and gets its place now."""
+    _tidy(found)
+    if not name:
+        more, notes = _tokenize(found, tokenizers, shards, progress)
+        if is_same := more.manifest == found.manifest:
+            notes = (f"{found.name} is prepared already, from the same text: nothing to do", *notes)
+        return Result(more, not is_same, notes)
+    with _removed_on_error(found.root):
+        found, notes = _tokenize(found, tokenizers, shards, progress)
+        root = found.root.parent
+        # A set of that name with other content stays; this one is called after its content as well.
+        target = root / name if not os.path.lexists(root / name) else root / f"{name}-{found.digest[:8]}"
+        if os.path.lexists(target):
+            raise prepared.damaged(target, "its content is not that of its name")
+        found.root.rename(target)
+        disk.sync(root)
     return Result(prepared.load(target), True, notes)
 
 
-def _add(found: Prepared, names: tuple[str, ...], progress: Progress) -> Result:
-    """A set that is there already, with any tokenizer it lacks. The new manifest replaces the old one last."""
-    documents = {split: found.documents(split) for split in SPLITS}
-    facts, notes = _tokenize(found.root, found.manifest, documents, names, progress)
-    if facts == found.manifest:
-        return Result(found, False, (f"{found.name} is prepared already, from the same text: nothing to do", *notes))
-    new = f".{prepared.MANIFEST}.new"
-    _write(found.root, new, facts.to_json().encode())
-    (found.root / new).replace(found.root / prepared.MANIFEST)
-    _sync_folder(found.root)
-    return Result(prepared.load(found.root), True, notes)
-
-
-def _tokenize(folder: Path, facts: Manifest, documents: dict[str, list[bytes]], names: tuple[str, ...],
-              progress: Progress) -> tuple[Manifest, tuple[str, ...]]:
-    """Train the tokenizers that are missing and encode every split with them; the manifest with their entries."""
-    files, entries, notes = dict(facts.files), dict(facts.tokenizers), []
+def _tokenize(found: Prepared, names: tuple[str, ...], shards: int,
+              progress: Progress) -> tuple[Prepared, tuple[str, ...]]:
+    """The set with the tokenizers it lacks, trained and used on every split; each is a step that survives a kill."""
+    notes = []
     for name in dict.fromkeys(names) or DEFAULT_TOKENIZERS:
-        if name in entries:
-            continue
-        if not names and (bpe_vocab(name) or 0) * BYTES_PER_ENTRY > facts.splits["train"].bytes:
-            notes.append(f"{name} is left out: the text is small for a vocabulary of that size")
-            continue
-        progress(f"tokenizer {name}")
-        tokenizer = _tokenizer(name, documents["train"])
-        if tokenizer is None:
-            fault = f"{name} can't be trained: the text does not hold that many repeated pieces"
-            if names:
-                raise UserError(fault, "Ask for a smaller vocabulary, or add more text.")
-            notes.append(fault)
-            continue
-        files |= _write(folder, prepared.tokenizer_file(name), tokenizer.to_json().encode())
-        counts = {}
-        for split in SPLITS:
-            stream = _stream(tokenizer, documents[split])
-            files |= _write(folder, prepared.tokens_file(split, name), stream)
-            counts[split] = len(stream) // tokenizer.dtype.itemsize
-        entries[name] = TokenizerFacts(tokenizer.vocab, tokenizer.digest, counts)
-    return replace(facts, files=files, tokenizers=entries), tuple(notes)
+        if name not in found.tokenizers():
+            if not names and DEFAULT_TOKENIZERS[name] > found.manifest.splits["train"].bytes:
+                notes.append(f"{name} is left out: the text is small for a vocabulary of that size")
+                continue
+            progress(f"tokenizer {name}")
+            tokenizer = _trained(found, name)
+            if tokenizer is None:
+                fault = f"{name} can't be trained: the text does not hold that many repeated pieces"
+                if names:
+                    raise UserError(fault, "Ask for a smaller vocabulary, or add more text.")
+                notes.append(fault)
+                continue
+            found = _add_tokenizer(found, tokenizer)
+        found = _encode_shards(found, name, shards, progress)
+    return found, tuple(notes)
 
 
-def _tokenizer(name: str, documents: list[bytes]) -> Tokenizer | None:
+def _trained(found: Prepared, name: str) -> Tokenizer | None:
+    if name == BYTE:
+        return byte_tokenizer()
+    if name == GPT2:
+        return gpt2_tokenizer()
+    if name == CHAR:
+        return char_tokenizer(found.documents("train"))
+    every = -(-found.manifest.splits["train"].bytes // LEARNED_BYTES)
     vocab = bpe_vocab(name)
-    return byte_tokenizer() if vocab is None else train_bpe(documents, vocab)
+    assert vocab is not None
+    return train_bpe(lambda: found.documents("train", slice(None, None, every)), vocab)
 
 
-def _stream(tokenizer: Tokenizer, documents: list[bytes]) -> bytes:
-    bos = np.array([tokenizer.bos], dtype=tokenizer.dtype).tobytes()
-    return b"".join(bos + tokenizer.encode(document).astype(tokenizer.dtype).tobytes() for document in documents)
+def _add_tokenizer(found: Prepared, tokenizer: Tokenizer) -> Prepared:
+    """With its streams of every split, and of the first shard of train."""
+    files = disk.write(found.root, prepared.tokenizer_file(tokenizer.name), [tokenizer.to_json().encode()])
+    counts = {}
+    for split in SPLITS:
+        some, counts[split] = _encode(found, tokenizer, split)
+        files |= some
+    facts = TokenizerFacts(tokenizer.vocab, tokenizer.digest, counts, (counts["train"],))
+    return _saved(found.root, _with(found.manifest, tokenizer.name, facts, files))
 
 
-def _ends(documents: list[bytes]) -> bytes:
-    return np.cumsum([len(document) for document in documents], dtype=np.uint64).astype("<u8").tobytes()
+def _encode_shards(found: Prepared, name: str, shards: int, progress: Progress) -> Prepared:
+    """With the first `shards` shards of train; each is a step that survives a kill."""
+    tokenizer = found.tokenizer(name)
+    wanted = min(shards, len(found.manifest.shards))
+    for shard in range(len(found.manifest.tokenizers[name].shards), wanted):
+        progress(f"tokenizer {name}: shard {shard + 1} of {wanted}")
+        files, count = _encode(found, tokenizer, "train", shard)
+        facts = found.manifest.tokenizers[name]
+        facts = replace(facts, tokens={**facts.tokens, "train": facts.tokens["train"] + count},
+                        shards=(*facts.shards, count))
+        found = _saved(found.root, _with(found.manifest, name, facts, files))
+    return found
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _with(facts: Manifest, name: str, tokenizer: TokenizerFacts, files: dict[str, File]) -> Manifest:
+    return replace(facts, tokenizers={**facts.tokenizers, name: tokenizer}, files={**facts.files, **files})
 
 
-def _write(folder: Path, name: str, data: bytes) -> dict[str, File]:
-    with open(folder / name, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return {name: File(len(data), _sha256(data))}
+def _encode(found: Prepared, tokenizer: Tokenizer, split: str, shard: int = 0) -> tuple[dict[str, File], int]:
+    """The stream of a split, or of one shard of train, and how many tokens it has."""
+    documents = found.documents(split, found.shard(shard) if split == "train" else slice(None))
+    name = prepared.tokens_file(split, tokenizer.name, shard)
+    files = disk.write(found.root, name, (tokens.tobytes() for tokens in tokenizer.streams(documents)))
+    return files, files[name].bytes // tokenizer.dtype.itemsize
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _needed_bytes(text_bytes: int, tokenizers: tuple[str, ...], shards: int) -> int:
+    """Of disk: the splits, beside them first the spool and then the streams."""
+    encoded = min(text_bytes, shards * SHARD_BYTES * 3 // 2)
+    per_byte = sum(2 if name in (BYTE, CHAR) else 1 for name in tokenizers or DEFAULT_TOKENIZERS)  # 2 for an id
+    return text_bytes + max(text_bytes, per_byte * encoded) + SPARE_BYTES
+
+
+def _warnings(facts: Manifest) -> list[str]:
+    shares = [f"{found.found / found.judged:.1%} of {split}" for split, found in facts.overlap.items()
+              if found.found > NEAR_FRAC * found.judged]
+    return [f"rows that also stand in train, exactly or nearly: {', '.join(shares)}; their scores flatter a model that "
+            "memorises"] if shares else []
 
 
 def checked_name(name: str) -> str:
@@ -199,42 +354,3 @@ def checked_name(name: str) -> str:
 def _as_name(words: str) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", words)[:48].strip("-._")
     return "text" if name in ("", prepared.CURRENT) else name
-
-
-def _check_space(root: Path, text_bytes: int) -> None:
-    free, needed = shutil.disk_usage(root).free, SPACE_FACTOR * text_bytes + SPACE_BYTES
-    if free < needed:
-        raise UserError(f"{root} has {free / 1e6:,.0f} MB free; preparing this text needs {needed / 1e6:,.0f} MB",
-                        "Free some space, limit the text with --max-bytes, or set AUTORESEARCH_CACHE to another disk.")
-
-
-@contextlib.contextmanager
-def _lock(root: Path, progress: Progress) -> Iterator[None]:
-    """One `prepare` at a time in a cache. The system drops the lock of a process that dies."""
-    import fcntl  # not on native Windows
-
-    with open(root / ".lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("another ar prepare is running in this cache; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _clean(root: Path) -> None:
-    """Remove what killed runs left. Called with the lock held."""
-    for folder in root.glob(".tmp-*"):
-        pid = folder.name.split("-")[1]
-        if not pid.isdigit() or int(pid) == os.getpid() or not _is_alive(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True

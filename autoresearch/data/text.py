@@ -31,7 +31,7 @@ def parts(data: bytes) -> list[str | bytes]:
     return [part for part in (*found, whole[end:]) if part]
 
 
-def char_boundary(data: bytes, at: int) -> int:
+def char_boundary(data: bytes | bytearray, at: int) -> int:
     """The last place up to `at` that is not inside a character; `at` itself among invalid bytes."""
     if at >= len(data):
         return len(data)
@@ -41,7 +41,7 @@ def char_boundary(data: bytes, at: int) -> int:
     return at
 
 
-def cut_near(data: bytes, target: int, reach: int) -> int:
+def cut_near(data: bytes | bytearray, target: int, reach: int) -> int:
     """The place nearest to `target` within `reach` bytes to cut a text: after a blank line, else after
     a line, else at a character boundary."""
     low, high = max(0, target - reach), min(len(data), target + reach)

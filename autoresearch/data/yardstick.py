@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+import numpy as np
+
 from autoresearch.data.text import char_boundary
 
 ROW_BYTES = 1024
@@ -50,3 +52,14 @@ def digest(rows: Iterable[bytes]) -> str:
     for row in rows:
         total.update(len(row).to_bytes(8, "little") + row)
     return total.hexdigest()
+
+
+def sampling_error_bpb(nats_R: np.ndarray, bytes_R: np.ndarray) -> float | None:
+    """Standard error of total nats over total bytes, in bits per byte: that of a ratio of sums over rows drawn
+    independently; None for a single row. Rows of one document are more alike than that, so with few long documents it
+    is too small."""
+    rows = len(nats_R)
+    if rows < 2:
+        return None
+    residuals_R = nats_R - nats_R.sum() / bytes_R.sum() * bytes_R
+    return float(np.sqrt((residuals_R**2).sum() * rows / (rows - 1)) / bytes_R.sum() / np.log(2))

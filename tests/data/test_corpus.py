@@ -2,32 +2,67 @@
 
 from __future__ import annotations
 
-import hashlib
+import io
 import os
 import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from autoresearch.data import corpus
+from autoresearch.data import corpus, readers
+from autoresearch.data.prepare import prepare
 from autoresearch.errors import UserError
 from tests.data.texts import made_text
 
 
-def test_one_file_is_one_document_with_its_own_sha256(novel: Path):
+def documents(paths: list[Path]) -> list[bytes]:
+    return list(corpus.text(paths).documents())
+
+
+def test_one_file_is_one_document_however_often_it_is_read(novel: Path):
     found = corpus.text([novel])
-    assert found.documents == [novel.read_bytes()]
-    assert found.sha256() == hashlib.sha256(novel.read_bytes()).hexdigest()
+    assert list(found.documents()) == list(found.documents()) == [novel.read_bytes()]
     assert (found.kind, found.name, found.notes) == ("text", "novel", [])
+    assert found.expected_bytes == novel.stat().st_size
 
 
 def test_separator_lines_divide_a_file(tmp_path: Path):
     path = tmp_path / "stories.txt"
     path.write_bytes(b"one\n<|endoftext|>\ntwo <|endoftext|> inside\r\n<|endoftext|>\r\n\n<|endoftext|>\n"
                      b"three<|endoftext|>")
-    assert corpus.text([path]).documents == [b"one\n", b"two <|endoftext|> inside\r\n", b"\n", b"three<|endoftext|>"]
+    assert documents([path]) == [b"one\n", b"two <|endoftext|> inside\r\n", b"\n", b"three<|endoftext|>"]
     path.write_bytes(b"one\n<|endoftext|>")
-    assert corpus.text([path]).documents == [b"one\n"]
+    assert documents([path]) == [b"one\n"]
+
+
+LINES = st.sampled_from([b"<|endoftext|>\n", b"<|endoftext|> \r\n", b"a line\n", b"\n", b"no end", b"<|endoftext|>",
+                         b" <|endoftext|>\n", "東京🙂\n".encode(), b"x" * 40])
+
+
+@settings(max_examples=200)
+@given(st.lists(LINES, max_size=30).map(b"".join), st.integers(1, 60))
+def test_a_stream_in_blocks_is_divided_like_the_whole(text, block_bytes):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "BLOCK_BYTES", block_bytes)
+        found = list(readers.separated(io.BytesIO(text), pytest.fail))
+    assert found == [document for document in readers.SEPARATOR.split(text) if document]
+
+
+def test_a_text_too_long_to_hold_is_cut_between_characters_and_that_is_said(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 7_000)
+    monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 50_000)
+    path = tmp_path / "one line.txt"
+    for content in ("東".encode() * 60_000, made_text(180_000), b"a line\n" * 30_000):
+        path.write_bytes(content)
+        found = corpus.text([path])
+        pieces = list(found.documents())
+        assert b"".join(pieces) == content and max(map(len, pieces)) <= 50_000 and len(pieces) <= 6
+        assert len(found.notes) == 1 and "cut in shorter ones" in found.notes[0]
+        for piece in pieces:
+            piece.decode()
+        assert b"\n" not in content or all(piece.endswith(b"\n") for piece in pieces[:-1])
 
 
 def test_a_folder_gives_its_text_files_in_sorted_order(tmp_path: Path):
@@ -40,7 +75,7 @@ def test_a_folder_gives_its_text_files_in_sorted_order(tmp_path: Path):
     (root / "lost").symlink_to(root / "nowhere")
     (root / "again").symlink_to(root, target_is_directory=True)
     found = corpus.text([root])
-    assert found.documents == [b"first", b"second", b"third"]
+    assert list(found.documents()) == [b"first", b"second", b"third"]
     assert sorted(note.split(": ")[1] for note in found.notes) == ["it does not exist", "it is a pipe, not a file",
                                                                    "it is binary, not text"]
 
@@ -48,9 +83,10 @@ def test_a_folder_gives_its_text_files_in_sorted_order(tmp_path: Path):
 def test_bytes_that_are_not_utf8_are_kept_and_counted(tmp_path: Path):
     path = tmp_path / "latin1.txt"
     path.write_bytes("déjà vu, ".encode("latin-1") * 100)
-    found = corpus.text([path])
-    assert found.documents == [path.read_bytes()]
-    assert found.notes == ["200 bytes are not UTF-8; they are kept as they are, and count as one character each"]
+    assert documents([path]) == [path.read_bytes()]
+    path.write_bytes(path.read_bytes() * 30)
+    noted = prepare(corpus.text([path]), tokenizers=("byte",)).notes
+    assert noted[0] == "6,000 bytes are not UTF-8; they are kept as they are, and count as one character each"
 
 
 @pytest.mark.parametrize("limit", [1, 9_000, 50_001])
@@ -58,20 +94,21 @@ def test_a_limit_on_bytes_cuts_at_a_line_or_between_characters(tmp_path: Path, l
     for content in (made_text(80_000), "東".encode() * 30_000):
         (tmp_path / "long.txt").write_bytes(content)
         found = corpus.text([tmp_path / "long.txt", tmp_path / "long.txt"], limit)
-        whole = b"".join(found.documents)
+        whole = b"".join(found.documents())
         assert limit - corpus.SNIFF_BYTES < len(whole) <= limit
         assert content.startswith(whole)
-        assert "left out" in found.notes[0]
+        assert found.notes == [corpus.TRUNCATED]
         whole.decode("utf-8")
 
 
 def test_the_standard_library_is_source_and_nothing_else():
     found = corpus.stdlib(max_bytes=1_500_000)
     assert found.name == "stdlib" and "standard library of Python 3" in found.source
-    assert 1_400_000 < found.bytes <= 1_500_000
-    assert found.documents == corpus.stdlib(max_bytes=1_500_000).documents
-    assert (Path(os.__file__).parent / "ast.py").read_bytes() in found.documents
-    assert not any(b"build_time_vars" in document[:200] for document in found.documents)
+    read = list(found.documents())
+    assert 1_400_000 < sum(map(len, read)) <= 1_500_000 == found.expected_bytes
+    assert read == list(corpus.stdlib(max_bytes=1_500_000).documents())
+    assert (Path(os.__file__).parent / "ast.py").read_bytes() in read
+    assert not any(b"build_time_vars" in document[:200] for document in read)
 
 
 def bad_paths(tmp_path: Path) -> dict[str, str]:
@@ -93,7 +130,7 @@ def bad_paths(tmp_path: Path) -> dict[str, str]:
 def test_what_is_no_text_is_refused_in_a_sentence_with_a_remedy(tmp_path: Path, novel: Path):
     for name, words in bad_paths(tmp_path).items():
         with pytest.raises(UserError, match=words) as caught:
-            corpus.text([novel, tmp_path / name])
+            documents([novel, tmp_path / name])
         assert name.rpartition("/")[2] in caught.value.message and caught.value.hint
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -44,24 +45,33 @@ def test_the_table_has_every_split_and_tokenizer_and_progress_is_apart(novel: Pa
     assert "tokenizer bpe-300\n" in found.stderr and "1 documents" in found.stderr
 
 
-def test_nothing_given_means_the_standard_library():
-    found = prepare("--max-bytes", 400_000, "--tokenizer", "byte")
+def test_nothing_given_means_the_standard_library_where_there_is_no_hub():
+    found = prepare("--max-bytes", "400KB", "--tokenizer", "byte")
     assert found.exit_code == 0, found.output
+    first = found.stderr.splitlines()[0]
+    assert "can't be reached" in first and "standard library takes the place" in first
     assert prepared.current().name == "stdlib" and prepared.current().manifest.corpus.bytes <= 400_000
     assert "nothing to do" in prepare("stdlib", "--max-bytes", 400_000, "--tokenizer", "byte").stderr
+    assert "nothing to do" in prepare("--max-bytes", 400_000, "--tokenizer", "byte").stderr
 
 
 @pytest.mark.parametrize(("arguments", "kind", "words"), [
-    (["shakespear"], UsageError, "neither a file nor stdlib"),
+    (["shakespear"], UsageError, "neither a file nor one of auto, tinystories, climbmix, stdlib"),
+    (["stdlib", "novel.txt"], UsageError, r"stdlib stands alone: novel.txt can't be prepared with it"),
     (["--text", ""], UsageError, "a path is empty"),
-    (["--stdlib", "--text", "x"], UsageError, "both the standard library and paths"),
+    (["stdlib", "--shards", "2"], UsageError, "--shards belongs to climbmix"),
+    (["--text", "x", "--revision", "main"], UsageError, "--revision belongs to"),
+    (["tinystories", "--field", "body"], UsageError, "belong to files of your own"),
+    (["stdlib", "--max-bytes", "5 apples"], click.BadParameter, "no number of bytes: for example 5000000, 5MB"),
+    (["stdlib", "--max-bytes", "0"], click.BadParameter, "no number of bytes"),
+    (["tinystories"], UserError, "can't be reached"),
     (["--text", "nowhere.txt"], UserError, r"nowhere.txt does not exist"),
     (["--text", "/dev/null"], UserError, "/dev/null is a device"),
-    (["--tokenizer", "gpt2"], UserError, "must be byte, or bpe-<n>"),
-    (["--max-bytes", "5000"], UserError, "at least 20,000 are needed"),
+    (["stdlib", "--tokenizer", "gpt3"], UserError, "must be byte, char, gpt2, or bpe-<n>"),
+    (["stdlib", "--max-bytes", "5000"], UserError, "at least 20,000 are needed"),
 ])
 def test_what_cannot_be_done_is_a_sentence(arguments, kind, words):
-    found = prepare(*arguments)
+    found = CliRunner().invoke(command, arguments, standalone_mode=False)
     with pytest.raises(kind, match=words):
         raise found.exception
     assert prepared.names() == []

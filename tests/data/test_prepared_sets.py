@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from autoresearch.data import corpus, manifest, prepared
+from autoresearch.data.manifest import SPLITS
 from autoresearch.data.prepare import DEFAULT_TOKENIZERS, prepare
-from autoresearch.data.splits import SPLITS
 from autoresearch.errors import UserError
 from tests.data.texts import made_text
 
@@ -40,7 +40,7 @@ def test_the_manifest_counts_every_byte_and_character(whole: prepared.Prepared, 
     for name in SPLITS:
         assert facts.splits[name].bytes == len(whole.text(name)) == sum(map(len, whole.documents(name)))
         assert facts.splits[name].sha256 == hashlib.sha256(whole.text(name)).hexdigest()
-        assert facts.splits[name].documents == len(whole.documents(name))
+        assert facts.splits[name].documents == len(list(whole.documents(name)))
 
 
 def test_rows_hold_the_bytes_of_their_split(whole: prepared.Prepared):
@@ -56,19 +56,20 @@ def test_streams_are_bos_and_tokens_of_each_document(whole: prepared.Prepared):
     for name in whole.tokenizers():
         tokenizer = whole.tokenizer(name)
         for split in SPLITS:
-            stream = whole.tokens(split, name)
+            (stream,) = whole.tokens(split, name)
             assert stream.dtype == np.uint16 and not stream.flags.writeable
             assert len(stream) == whole.manifest.tokenizers[name].tokens[split]
             assert tokenizer.decode(stream) == whole.text(split)
             assert tokenizer.token_bytes[stream].sum() == len(whole.text(split))
             starts = np.flatnonzero(stream == tokenizer.bos)
-            assert [tokenizer.decode(part) for part in np.split(stream, starts)[1:]] == whole.documents(split)
+            documents = [tokenizer.decode(part) for part in np.split(stream, starts)[1:]]
+            assert documents == list(whole.documents(split))
 
 
 def test_bpe_learns_from_the_train_split_alone(whole: prepared.Prepared):
     from autoresearch.data.tokenizer import train_bpe
 
-    trained = train_bpe(whole.documents("train"), 300)
+    trained = train_bpe(lambda: whole.documents("train"), 300)
     assert trained is not None and trained.digest == whole.manifest.tokenizers["bpe-300"].digest
 
 
@@ -119,11 +120,13 @@ def test_default_tokenizers_are_those_that_suit_the_text(tmp_path: Path):
     path.write_bytes(made_text(120_000))
     found = prepare(corpus.text([path]))
     assert found.prepared.tokenizers() == ["byte", "bpe-1024"]
-    assert [note.split()[0] for note in found.notes] == ["bpe-2048", "bpe-4096"]
+    assert [note.split()[0] for note in found.notes] == ["bpe-2048", "bpe-4096", "bpe-8192"]
     path.write_bytes(b"all work and no play\n" * 20_000)
     found = prepare(corpus.text([path]))
     assert found.prepared.tokenizers() == ["byte"]
-    assert len(found.notes) == len(DEFAULT_TOKENIZERS) - 1 and "repeated pieces" in found.notes[0]
+    repeated, *faults = found.notes
+    assert "100.0% of val" in repeated
+    assert len(faults) == len(DEFAULT_TOKENIZERS) - 1 and "repeated pieces" in faults[0]
     with pytest.raises(UserError, match="bpe-4096 can't be trained"):
         prepare(corpus.text([path]), tokenizers=("bpe-4096",))
 
@@ -187,7 +190,7 @@ def test_another_tokenizer_in_the_place_of_the_prepared_one_is_noticed(whole: pr
 
 
 @pytest.mark.parametrize("change", [
-    lambda m: m.update(format=99), lambda m: m.pop("policy"), lambda m: m.update(extra=1),
+    lambda m: m.update(format="2"), lambda m: m.pop("policy"), lambda m: m.update(extra=1),
     lambda m: m.update(row_bytes="x"),
     lambda m: m["splits"].pop("val"), lambda m: m["splits"]["val"].update(bytes=True),
     lambda m: m["files"].update({"../../etc/passwd": {"bytes": 1, "sha256": ""}}), lambda m: m.update(splits=[]),
@@ -199,7 +202,7 @@ def test_a_damaged_manifest_is_refused_with_a_remedy(whole: prepared.Prepared, c
     path.write_text(json.dumps(stored))
     with pytest.raises(UserError, match="damaged") as caught:
         prepared.load(whole.root)
-    assert "rm -r" in caught.value.hint
+    assert f"ar data delete {whole.name}" in caught.value.hint
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoresearch.data import splits
-from autoresearch.data.splits import SPLITS, divide
+from autoresearch.data.manifest import SPLITS
+from autoresearch.data.text import chars
 from autoresearch.errors import UserError
-from tests.data.texts import made_text
+from tests.data.texts import made_text, spooled
 
 PIECES = st.sampled_from([b"", b"x", b"\n", b"\x00" * 50, b"\xff\xfe", "東京🙂".encode() * 40, b"a line\n" * 60])
 FILLING = made_text(25_000)
 
 
-def sizes(division: splits.Division) -> dict[str, int]:
+@dataclass
+class Divided:
+    policy: str
+    documents: dict[str, list[bytes]]
+    left_out_bytes: int
+
+
+def divide(documents: Iterable[bytes], pinned: Iterable[bytes] = (), holdout_chars: int = 0) -> Divided:
+    """What `splits.divide` says of these documents, as bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = spooled(Path(folder), documents, pinned)
+        found = splits.divide(text, holdout_chars)
+        pieces = {name: list(text.pieces(ranges)) for name, ranges in found.ranges.items()}
+    return Divided(found.policy, pieces, found.left_out_bytes)
+
+
+def sizes(division: Divided) -> dict[str, int]:
     return {name: sum(map(len, division.documents[name])) for name in SPLITS}
 
 
@@ -109,3 +131,59 @@ def test_one_document_that_is_most_of_the_text_is_cut():
 def test_too_little_text_is_refused_with_how_much_is_needed(documents):
     with pytest.raises(UserError, match="at least 20,000 are needed"):
         divide(documents)
+
+
+@settings(max_examples=40)
+@given(odd=st.lists(PIECES, max_size=260), count=st.integers(1, 3_000))
+def test_the_tail_is_the_holdout_to_the_character_whatever_it_is_made_of(odd, count):
+    documents = [FILLING, *odd, FILLING]
+    division = divide(documents, holdout_chars=count)
+    assert sum(map(chars, division.documents["holdout"])) == count
+    tail = b"".join(division.documents["holdout"])
+    assert b"".join(documents).endswith(tail)
+    assert sum(sizes(division).values()) == sum(map(len, documents))
+    assert min(sizes(division).values()) > 0
+    before = b"".join(documents)[:-len(tail)]
+    assert all(document in before for name in SPLITS[:-1] for document in division.documents[name])
+
+
+@pytest.mark.parametrize("documents", [[made_text(60_000)], many(400)])
+def test_other_splits_are_what_they_would_be_without_the_tail(documents):
+    whole = b"".join(documents)
+    division = divide(documents, holdout_chars=5_000)
+    tail = b"".join(division.documents["holdout"])
+    assert tail.decode() == whole.decode()[-5_000:]
+    for name, frac in splits.FRACTIONS.items():
+        assert name == "holdout" or sizes(division)[name] == pytest.approx(frac * len(whole), rel=0.7)
+
+
+def test_a_tail_that_leaves_too_little_or_is_longer_than_the_text_is_refused():
+    with pytest.raises(UserError, match="bytes of text stand before the last 20,000 characters"):
+        divide([FILLING], holdout_chars=20_000)
+    with pytest.raises(UserError, match="fewer than the 90,000 of --holdout-chars"):
+        divide([FILLING], holdout_chars=90_000)
+    with pytest.raises(UserError, match="pinned"):
+        divide(many(300), many(100, 1), holdout_chars=100)
+
+
+def test_pinned_documents_and_no_others_are_scored(monkeypatch):
+    documents, pinned = many(300), many(150, 1)
+    division = divide(documents, pinned)
+    assert (division.policy, division.left_out_bytes) == ("pinned", 0)
+    assert sorted(division.documents["train"] + division.documents["dev"]) == sorted(documents)
+    assert sorted(d for name in SPLITS[2:] for d in division.documents[name]) == sorted(pinned)
+    assert min(sizes(division)[name] for name in SPLITS[2:]) > sum(map(len, pinned)) / 5
+    monkeypatch.setattr(splits, "CAP_BYTES", 8_000)
+    capped = divide(documents, pinned)
+    assert capped.left_out_bytes == sum(map(len, pinned)) - sum(sizes(capped)[name] for name in SPLITS[2:]) > 0
+    for name in SPLITS[2:]:
+        assert set(capped.documents[name]) < set(division.documents[name])
+
+
+@pytest.mark.parametrize(("documents", "pinned", "words"), [
+    ([FILLING], [made_text(3_000)], "pinned for scoring, too few"), ([FILLING] * 9, [FILLING], "without any"),
+    ([b"x"], many(100), "too few to train on"),
+])
+def test_too_little_that_is_pinned_is_refused(documents, pinned, words):
+    with pytest.raises(UserError, match=words):
+        divide(documents, pinned)

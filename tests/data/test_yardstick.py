@@ -66,7 +66,7 @@ def test_a_uniform_model_scores_tokens_times_log2_vocabulary_over_bytes():
     """The arithmetic of the score, end to end: tokens and bytes summed over rows."""
     documents = [made_text(20_000), b"\xff\x00 raw \xfe" * 30, "🙂".encode()]
     total = sum(map(len, documents))
-    bpe = train_bpe([made_text(50_000, 5)], 400)
+    bpe = train_bpe(lambda: [made_text(50_000, 5)], 400)
     assert bpe is not None
     for tokenizer in (byte_tokenizer(), bpe):
         ids = [tokenizer.encode(row) for row in yardstick.rows(documents)]

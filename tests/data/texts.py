@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
+
+from autoresearch.data.corpus import Corpus
+from autoresearch.data.spool import Spool, fill
 
 SYLLABLES = "ka lo mi ren to shi bra pel un dor est vi quo né 東 京 дом 🙂 ing er st".split()
 
@@ -21,3 +27,12 @@ def made_text(size: int, seed: int = 0) -> bytes:
         words.append(word)
         total += len(word.encode())
     return "".join(words).encode()
+
+
+def made_corpus(documents: Iterable[bytes], pinned: Iterable[bytes] = ()) -> Corpus:
+    kept, scored = list(documents), list(pinned)
+    return Corpus("text", "made up", "made", lambda: iter(kept), (lambda: iter(scored)) if scored else None)
+
+
+def spooled(folder: Path, documents: Iterable[bytes], pinned: Iterable[bytes] = ()) -> Spool:
+    return fill(folder / "spool", made_corpus(documents, pinned))

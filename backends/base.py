@@ -18,6 +18,7 @@ class Device:
     name: str  # as the maker calls it
     memory_bytes: int  # what a process may use at most
     precisions: tuple[str, ...]  # the first is what precision = "auto" means
+    compiles: bool = True  # whether a step can be compiled on it; where not, compile = true is as false
 
 
 class Backend(ABC):
@@ -27,8 +28,8 @@ class Backend(ABC):
     def device(self) -> Device: ...
 
     @abstractmethod
-    def init(self, recipe: Recipe, vocab: int, weights: dict[str, np.ndarray]) -> State:
-        """A fresh run from float32 weights named and shaped by the parameter table."""
+    def init(self, recipe: Recipe, vocab: int, weights: dict[str, np.ndarray], seed: int = 0) -> State:
+        """A fresh run from float32 weights named and shaped by the parameter table; `seed` decides its dropout."""
 
     @abstractmethod
     def step(self, state: State, tokens_BT1: np.ndarray, progress: float) -> Any:
@@ -42,6 +43,10 @@ class Backend(ABC):
     @abstractmethod
     def loss(self, state: State, tokens_BT1: np.ndarray) -> float:
         """Mean cross-entropy in nats per token of `logits`, without updating."""
+
+    @abstractmethod
+    def gradients(self, state: State, tokens_BT1: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
+        """Loss and float32 gradients as the next step would compute them, in the run's precision; without dropout."""
 
     @abstractmethod
     def sync(self) -> None:
@@ -59,8 +64,9 @@ class Backend(ABC):
         """Untimed facts about a state: root-mean-square of weights and gradients per role."""
 
     @abstractmethod
-    def matmul_flops(self, precision: str, seconds: float) -> float:
-        """FLOP/s of a large square matrix product on this device: the ceiling of utilisation."""
+    def matmul_flops(self, precision: str, seconds: float, shape: tuple[int, int, int] | None = None) -> float:
+        """FLOP/s of a matrix product (m, k) x (k, n) on this device. Without a shape, of a large square one: the
+        ceiling of utilisation."""
 
 
 def resolve_precision(requested: str, device: Device) -> str:
@@ -72,7 +78,11 @@ def resolve_precision(requested: str, device: Device) -> str:
     return requested
 
 
-def micro_batches(recipe: Recipe, tokens_BT1: np.ndarray) -> np.ndarray:
-    """(B, T+1) -> (B / micro_rows, micro_rows, T+1); one micro-batch where B is not the recipe's."""
+def micro_batches(recipe: Recipe, tokens_BT1: np.ndarray, parts: int = 1) -> np.ndarray:
+    """(B, T+1) -> (micro-batches, rows, T / parts + 1): each row cut in `parts`, and micro_rows whole rows at a time;
+    one micro-batch where B is not the recipe's."""
     rows = recipe.micro_rows if len(tokens_BT1) % recipe.micro_rows == 0 else len(tokens_BT1)
-    return tokens_BT1.reshape(-1, rows, tokens_BT1.shape[1])
+    if parts > 1:
+        T = (tokens_BT1.shape[1] - 1) // parts
+        tokens_BT1 = np.stack([tokens_BT1[:, i * T : (i + 1) * T + 1] for i in range(parts)], axis=1).reshape(-1, T + 1)
+    return tokens_BT1.reshape(-1, rows * parts, tokens_BT1.shape[1])

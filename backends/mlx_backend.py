@@ -13,7 +13,7 @@ import numpy as np
 
 from backends.base import Backend, Device, micro_batches, resolve_precision
 from backends.gpt import mlx_model, mlx_optim, params, schedule
-from backends.recipe import Recipe
+from backends.recipe import Optim, Recipe
 from backends.spec import GPTSpec
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
@@ -30,6 +30,7 @@ class MLXState:
     roles: dict[str, str]
     dtype: mx.Dtype
     steps: int
+    seed: int
     train_step: Step
 
 
@@ -49,23 +50,24 @@ class MLXBackend(Backend):
         # wins there is for the probe to measure.
         return Device(str(info["device_name"]), int(info["max_recommended_working_set_size"]), ("bfloat16", "float32"))
 
-    def init(self, recipe: Recipe, vocab: int, weights: dict[str, np.ndarray]) -> MLXState:
+    def init(self, recipe: Recipe, vocab: int, weights: dict[str, np.ndarray], seed: int = 0) -> MLXState:
         spec = GPTSpec.of(recipe, vocab)
         roles = params.roles(spec)
         dtype = DTYPES[resolve_precision(recipe.runtime.precision, self.device())]
         ours = {k: mx.array(np.asarray(v, np.float32)) for k, v in weights.items()}
-        moments = mlx_optim.init(ours, roles)
+        moments = mlx_optim.init(ours, roles, recipe.optim)
         mx.eval(ours, moments)
         key = (recipe.digest(), vocab)  # a second run of one recipe reuses the compiled step
         if key not in self._steps:
-            step = whole_step(spec, roles, recipe.optim.muon_steps, dtype)
+            step = whole_step(spec, roles, recipe.optim, dtype)
             self._steps[key] = mx.compile(step) if recipe.runtime.compile else step
-        return MLXState(recipe, spec, ours, moments, roles, dtype, 0, self._steps[key])
+        return MLXState(recipe, spec, ours, moments, roles, dtype, 0, seed, self._steps[key])
 
     def step(self, state: MLXState, tokens_BT1: np.ndarray, progress: float) -> mx.array:
         state.steps += 1
-        numbers = mx.array(list(schedule.hyper(state.recipe, progress, state.steps).values()), dtype=mx.float32)
-        tokens = _tokens(micro_batches(state.recipe, tokens_BT1))
+        hyper = schedule.hyper(state.recipe, progress, state.steps, state.seed)
+        numbers = mx.array(list(hyper.values()), dtype=mx.float32)
+        tokens = _tokens(micro_batches(state.recipe, tokens_BT1, schedule.row_parts(state.recipe, progress)))
         loss, state.weights, state.moments = state.train_step(state.weights, state.moments, numbers, tokens)
         mx.async_eval(loss, state.weights, state.moments)  # start now: an unevaluated graph grows with every step
         return loss
@@ -77,6 +79,15 @@ class MLXBackend(Backend):
         tokens = _tokens(tokens_BT1)
         logits_BTV = mlx_model.logits(self._scored(state), tokens[:, :-1], state.spec)
         return float(mlx_model.cross_entropy(logits_BTV, tokens[:, 1:]))
+
+    def gradients(self, state: MLXState, tokens_BT1: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
+        def objective(w: Arrays, tokens: mx.array) -> mx.array:
+            return mlx_model.loss(cast(w, state.dtype), tokens, state.spec)
+
+        batches = _tokens(micro_batches(state.recipe, tokens_BT1))
+        found = [mx.value_and_grad(objective)(state.weights, tokens) for tokens in batches]
+        grads = {k: np.array(sum(g[k] for _, g in found) / len(found)) for k in state.weights}
+        return sum(float(loss) for loss, _ in found) / len(found), grads
 
     def sync(self) -> None:
         mx.synchronize()
@@ -98,16 +109,16 @@ class MLXBackend(Backend):
                 for role in dict.fromkeys(state.roles.values())
                 for names in [[n for n in a if state.roles[n] == role]]}
 
-    def matmul_flops(self, precision: str, seconds: float) -> float:
-        n = 4096 if mx.default_device() == mx.gpu else 512
-        a = mx.random.normal((n, n)).astype(DTYPES[precision])
-        mx.eval(a @ a)
+    def matmul_flops(self, precision: str, seconds: float, shape: tuple[int, int, int] | None = None) -> float:
+        m, k, n = shape or (4096 if mx.default_device() == mx.gpu else 512,) * 3
+        a, b = (mx.random.normal(size).astype(DTYPES[precision]) for size in ((m, k), (k, n)))
+        mx.eval(a @ b)
         best, end = float("inf"), time.perf_counter() + seconds
         while time.perf_counter() < end:
             start = time.perf_counter()
-            mx.eval(a @ a)
+            mx.eval(a @ b)
             best = min(best, time.perf_counter() - start)
-        return 2 * n**3 / best if best < float("inf") else 0.0
+        return 2 * m * k * n / best if best < float("inf") else 0.0
 
     def _scored(self, state: MLXState) -> Arrays:
         return cast(mlx_optim.eval_weights(state.weights, state.moments), state.dtype)
@@ -121,7 +132,7 @@ def cast(weights: Arrays, dtype: mx.Dtype) -> Arrays:
     return {k: v.astype(dtype) for k, v in weights.items()}
 
 
-def whole_step(spec: GPTSpec, roles: dict[str, str], muon_steps: int, dtype: mx.Dtype) -> Step:
+def whole_step(spec: GPTSpec, roles: dict[str, str], optim: Optim, dtype: mx.Dtype) -> Step:
     """(weights, moments, numbers_K, tokens_MBT1) -> (loss, weights, moments): gradients of every
     micro-batch, one update.
 
@@ -130,21 +141,22 @@ def whole_step(spec: GPTSpec, roles: dict[str, str], muon_steps: int, dtype: mx.
     """
     names = list(schedule.hyper(Recipe(), 0.0, 1))
 
-    def objective(weights: Arrays, tokens_BT1: mx.array) -> mx.array:
-        return mlx_model.loss(cast(weights, dtype), tokens_BT1, spec)
+    def objective(weights: Arrays, tokens_BT1: mx.array, salt: mx.array | None) -> mx.array:
+        return mlx_model.loss(cast(weights, dtype), tokens_BT1, spec, salt)
 
     def step(weights: Arrays, moments: Arrays, numbers_K: mx.array,
              tokens_MBT1: mx.array) -> tuple[mx.array, Arrays, Arrays]:
-        loss, grads = mx.value_and_grad(objective)(weights, tokens_MBT1[0])
+        h = {name: numbers_K[i] for i, name in enumerate(names)}
+        salt = h["salt"] if spec.dropout else None
+        loss, grads = mx.value_and_grad(objective)(weights, tokens_MBT1[0], salt)
         for i in range(1, len(tokens_MBT1)):
             # A lazy graph may run every forward pass first; the dependency keeps one micro-batch in memory.
             tokens_BT1 = mx.depends(tokens_MBT1[i], [loss, *grads.values()])
-            extra, more = mx.value_and_grad(objective)(weights, tokens_BT1)
+            extra, more = mx.value_and_grad(objective)(weights, tokens_BT1, None if salt is None else salt + i)
             loss, grads = loss + extra, {k: g + more[k] for k, g in grads.items()}
         count = len(tokens_MBT1)
-        h = {name: numbers_K[i] for i, name in enumerate(names)}
         weights, moments = mlx_optim.update(
-            weights, {k: g / count for k, g in grads.items()}, moments, h, roles, muon_steps, dtype)
+            weights, {k: g / count for k, g in grads.items()}, moments, h, roles, optim, dtype)
         return loss / count, weights, moments
 
     return step

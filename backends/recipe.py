@@ -4,6 +4,7 @@
     Recipe      the schema as frozen dataclasses, one per TOML table
     parse       TOML text -> Recipe, or RecipeError naming key, value, what is allowed
     edit        TOML text + {"table.key": value} -> TOML text, comments kept
+    preset_file a recipe to start from
 
 The schema is data (`keys()`): the optimizer's search ranges and the tools that a language
 model sees are generated from it. `[extra]` is the candidate's own: any numbers its code reads.
@@ -93,10 +94,29 @@ class Model:
     window_pattern: str = _key("L", "per block, repeated: L attends to seq_len tokens, S to short_window_frac of it")
     short_window_frac: float = _key(0.5, "length of an S window over seq_len", 0.01, 1.0, log=True)
     rope_base: float = _key(10000.0, "base of the rotary frequencies", 10.0, 1e7, log=True)
-    qk_scale: float = _key(1.0, "multiplies the logits of RMS-normalised queries and keys", 0.1, 10.0, log=True)
+    positions: str = _key("rotary", "RoPE, or a learned table, which needs rows as long as those that are scored",
+                          choices=("rotary", "learned"))
+    norm: str = _key("rms", "RMSNorm or LayerNorm, everywhere", choices=("rms", "layer"))
+    norm_eps: float = _key(1e-6, "epsilon under the root of every norm", 1e-12, 1e-2, log=True)
+    norm_gain: bool = _key(False, "norms learn a gain per channel")
+    embed_norm: bool = _key(True, "normalise the embedded input")
+    qk_norm: str = _key("after", "normalise queries and keys before or after the rotation; alike without norm_gain",
+                        choices=("none", "before", "after"))
+    qk_scale: float = _key(1.0, "multiplies the logits of attention, beside 1 / sqrt(head_dim)", 0.1, 10.0, log=True)
+    activation: str = _key("relu2", "of the MLP; swiglu gates with a third matrix",
+                           choices=("relu2", "gelu", "silu", "swiglu"))
+    biases: bool = _key(False, "of matrices inside blocks (but the keys', which softmax cancels) and of LayerNorms "
+                               "that have a gain")
+    dropout: float = _key(0.0, "share of channels zeroed, in training only, of the embedded input and of what each "
+                               "attention and MLP adds", 0.0, 0.9)
+    resid_lambdas: bool = _key(True, "a learned factor of the residual stream before every block")
+    input_lambdas: bool = _key(True, "the embedded input, with a learned weight, added before every block")
+    tied_embeddings: bool = _key(False, "one table embeds tokens and predicts them, with the embedding's rate, decay "
+                                        "and std")
     softcap: float = _key(15.0, "logits are softcap * tanh(logits / softcap); 0 turns it off", 0.0, 1000.0)
     value_embeds: str = _key("alternate", "blocks that mix a gated value embedding into attention",
                              choices=("none", "alternate", "all"))
+    value_gate: bool = _key(True, "value embeddings pass a learned gate per head, else they are added as they are")
     value_gate_channels: int = _key(32, "residual channels that the value gate reads", 1, 8192, log=True)
 
 
@@ -105,26 +125,37 @@ class Init:
     embedding_std: float = _key(1.0, "normal; token embedding", 1e-4, 10.0, log=True)
     unembedding_std: float = _key(0.001, "normal; output head", 1e-6, 1.0, log=True)
     matrix_scale: float = _key(1.0, "uniform in ±sqrt(3) * scale / sqrt(fan_in); matrices", 0.01, 10.0, log=True)
+    projection_scale: float = _key(0.0, "projections out of blocks: std over that of matrices, times sqrt(2 * depth); "
+                                        "0: blocks start as the identity", 0.0, 10.0)
     input_lambda: float = _key(0.1, "weight of the embedded input added before every block", -2.0, 2.0)
 
 
 @dataclass(frozen=True)
 class Optim:
-    matrix_lr: float = _key(0.04, "Muon; matrices inside blocks", 1e-5, 1.0, log=True)
+    matrix_rule: str = _key("muon", "update rule of matrices inside blocks; everything else is AdamW's",
+                            choices=("muon", "adamw"))
+    matrix_lr: float = _key(0.04, "matrices inside blocks; times (width / 768)^-0.5 with AdamW", 1e-5, 1.0, log=True)
     embedding_lr: float = _key(0.6, "AdamW, times (width / 768)^-0.5; token embedding", 1e-5, 10.0, log=True)
     value_embedding_lr: float = _key(0.6, "AdamW, scaled alike; value embeddings", 1e-5, 10.0, log=True)
     unembedding_lr: float = _key(0.004, "AdamW, scaled alike; output head", 1e-6, 1.0, log=True)
     scalar_lr: float = _key(0.5, "AdamW; input lambdas (residual lambdas take a hundredth)", 1e-5, 10.0, log=True)
-    matrix_decay: float = _key(0.2, "cautious weight decay of matrices", 0.0, 10.0)
-    embedding_decay: float = _key(0.0, "decoupled weight decay of the token embedding", 0.0, 10.0)
-    value_embedding_decay: float = _key(0.0, "decoupled weight decay of the value embeddings", 0.0, 10.0)
-    unembedding_decay: float = _key(0.0, "decoupled weight decay of the output head", 0.0, 10.0)
+    vector_lr: float = _key(0.01, "AdamW, scaled alike; gains and biases, which never decay", 1e-6, 1.0, log=True)
+    matrix_decay: float = _key(0.2, "weight decay of matrices", 0.0, 10.0)
+    embedding_decay: float = _key(0.0, "weight decay of the token embedding", 0.0, 10.0)
+    value_embedding_decay: float = _key(0.0, "weight decay of the value embeddings", 0.0, 10.0)
+    unembedding_decay: float = _key(0.0, "weight decay of the output head", 0.0, 10.0)
+    cautious_matrices: bool = _key(True, "matrices decay only where that agrees with the step's sign")
+    cautious_tables: bool = _key(False, "the same for embeddings and output head")
+    clip_norm: float = _key(0.0, "largest norm of all gradients together; 0 turns clipping off", 0.0, 1000.0)
     adam_beta1: float = _key(0.8, "AdamW first-moment decay", 0.0, 0.999)
     adam_beta2: float = _key(0.95, "AdamW second-moment decay", 0.0, 0.99999)
     adam_eps: float = _key(1e-8, "AdamW epsilon", 1e-15, 1e-2, log=True)
     muon_momentum: float = _key(0.95, "Muon Nesterov momentum after its warm-up", 0.0, 0.999)
+    muon_variance: bool = _key(True, "bring the rows or columns of Muon's update to equal variance")
     muon_beta2: float = _key(0.95, "decay of Muon's second moment per row or column", 0.0, 0.99999)
-    muon_steps: int = _key(5, "polar-express iterations", 1, 5)
+    muon_polynomial: str = _key("polar_express", "what makes Muon's update orthogonal",
+                                choices=("polar_express", "newton_schulz"))
+    muon_steps: int = _key(5, "iterations of that polynomial", 1, 5)
 
 
 @dataclass(frozen=True)
@@ -134,6 +165,12 @@ class Schedule:
     final_lr_frac: float = _key(0.0, "learning rates at the end over their peak", 0.0, 1.0)
     momentum_start: float = _key(0.85, "Muon momentum at the start", 0.0, 0.999)
     momentum_warmup_frac: float = _key(0.3, "share of the budget over which momentum rises", 0.0, 1.0)
+    final_decay_frac: float = _key(0.0, "matrices' weight decay at the end over that at the start", 0.0, 1.0)
+    seq_parts: int = _key(1, "training starts with rows cut in this many parts (a power of two), then half as "
+                             "many, ...", 1, 16)
+    seq_warmup_frac: float = _key(0.3, "share of the budget until rows are whole, where seq_parts is more than 1",
+                                  0.0, 1.0)
+    keep_best_dev: bool = _key(False, "save the weights of the best dev measurement, not the last")
 
 
 @dataclass(frozen=True)
@@ -144,9 +181,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Runtime:
-    precision: str = _key("auto", "arithmetic of forward and backward; master weights stay float32",
-                          choices=("auto", "float32", "bfloat16"))
+    precision: str = _key("auto", "arithmetic of forward and backward; master weights stay float32; float16: with "
+                                  "a dynamic loss scale, for cards before sm_80",
+                          choices=("auto", "float32", "bfloat16", "float16"))
     compile: bool = _key(True, "compile the whole training step")
+    checkpoint: bool = _key(False, "compute each block again in the backward pass: less memory, a third more work")
 
 
 @dataclass(frozen=True)
@@ -189,6 +228,14 @@ class Recipe:
         return self.batch.micro_rows or self.rows_per_step
 
 
+PRESETS = ("gpt2", "modern")  # recipes to start from, each a file in backends/presets
+
+
+def preset_file(name: str) -> Path:
+    """The file of one of PRESETS."""
+    return Path(__file__).parent / "presets" / f"{name}.toml"
+
+
 TABLES: dict[str, type] = {f.name: f.default.__class__ for f in dataclasses.fields(Recipe) if f.name != "extra"}
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool}
 
@@ -203,7 +250,9 @@ def parse(text: str) -> Recipe:
     """Recipe from TOML text. Keys left out take their defaults. Raises RecipeError."""
     try:
         return _build(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, RecursionError) as e:
+    except RecipeError:
+        raise
+    except (ValueError, RecursionError) as e:  # TOML's own errors, and what Python says of numbers without end
         raise RecipeError([f"not valid TOML: {e}"]) from None
 
 
@@ -267,7 +316,7 @@ def _conflicts(r: Recipe) -> list[str]:
         found.append(f"model.width = {m.width}: must be a multiple of model.head_dim = {m.head_dim}")
     elif m.kv_heads and (m.width // m.head_dim) % m.kv_heads:
         found.append(f"model.kv_heads = {m.kv_heads}: must divide the {m.width // m.head_dim} query heads")
-    if m.head_dim % 2:
+    if m.head_dim % 2 and m.positions == "rotary":
         found.append(f"model.head_dim = {m.head_dim}: must be even, rotary positions turn pairs of channels")
     if not m.window_pattern or set(m.window_pattern) - set("SL"):
         found.append(f"model.window_pattern = {m.window_pattern!r}: must be letters S and L, such as 'SSSL'")
@@ -277,6 +326,10 @@ def _conflicts(r: Recipe) -> list[str]:
         found.append(f"batch.tokens_per_step = {b.tokens_per_step}: must be a multiple of model.seq_len = {m.seq_len}")
     elif b.micro_rows and r.rows_per_step % b.micro_rows:
         found.append(f"batch.micro_rows = {b.micro_rows}: must divide the {r.rows_per_step} rows of one step")
+    if s.seq_parts & (s.seq_parts - 1):
+        found.append(f"schedule.seq_parts = {s.seq_parts}: must be a power of two, 1 to 16")
+    elif m.seq_len % s.seq_parts:
+        found.append(f"schedule.seq_parts = {s.seq_parts}: must divide model.seq_len = {m.seq_len}")
     if s.warmup_frac + s.warmdown_frac > 1:
         found.append(f"schedule.warmup_frac + warmdown_frac = {s.warmup_frac + s.warmdown_frac:g}: must be at most 1")
     return found

@@ -9,17 +9,20 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from backends import torch_scaling
 from backends.base import Backend, Device, micro_batches, resolve_precision
+from backends.cards import Abilities, Card, abilities
 from backends.gpt import params, schedule, torch_model, torch_optim
-from backends.recipe import Recipe
+from backends.recipe import Optim, Recipe
 from backends.spec import GPTSpec
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass
@@ -31,6 +34,7 @@ class TorchState:
     roles: dict[str, str]
     dtype: torch.dtype
     steps: int
+    seed: int
     train_step: Callable[..., Tensor]
 
 
@@ -39,6 +43,8 @@ class TorchBackend(Backend):
         if name == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("the cuda backend needs an NVIDIA card that this torch build can use; "
                                "`--backend cpu` trains on the processor")
+        if name == "cuda" and (problem := _card_abilities().problem):
+            raise RuntimeError(problem)
         self.name = name
         self._device = torch.device(name)
         self._steps: dict[tuple[str, int], Callable[..., Tensor]] = {}
@@ -47,33 +53,30 @@ class TorchBackend(Backend):
 
     def device(self) -> Device:
         if self.name == "cuda":
-            card = torch.cuda.get_device_properties(0)
-            # bf16 arithmetic came with compute capability 8.0; older cards only emulate it.
-            precisions = ("bfloat16", "float32") if card.major >= 8 else ("float32",)
-            return Device(card.name, card.total_memory, precisions)
+            card, able = torch.cuda.get_device_properties(0), _card_abilities()
+            return Device(card.name, card.total_memory, able.precisions, able.compiles)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Device(_cpu_name(), memory, ("bfloat16", "float32") if _cpu_has_bf16() else ("float32", "bfloat16"))
 
-    def init(self, recipe: Recipe, vocab: int, weights: dict[str, np.ndarray]) -> TorchState:
+    def init(self, recipe: Recipe, vocab: int, weights: dict[str, np.ndarray], seed: int = 0) -> TorchState:
         spec = GPTSpec.of(recipe, vocab)
         roles = params.roles(spec)
         dtype = DTYPES[resolve_precision(recipe.runtime.precision, self.device())]
         ours = {k: torch.tensor(v, dtype=torch.float32, device=self._device) for k, v in weights.items()}
         key = (recipe.digest(), vocab)  # a second run of one recipe reuses the compiled step
         if key not in self._steps:
-            step = whole_step(spec, roles, recipe.optim.muon_steps, dtype)
-            if recipe.runtime.compile:
-                # Without isolation all recipes of a process share one allowance of eight compilations.
-                # (The argument is documented, but torch's type overloads lack it.)
-                step = torch.compile(step, dynamic=False, fullgraph=True, isolate_recompiles=True)  # type: ignore[call-overload]
-            self._steps[key] = step
-        return TorchState(recipe, spec, ours, torch_optim.init(ours, roles), roles, dtype, 0, self._steps[key])
+            compiled = recipe.runtime.compile and self.device().compiles
+            self._steps[key] = whole_step(spec, roles, recipe.optim, dtype, compiled)
+        moments = torch_optim.init(ours, roles, recipe.optim)
+        if dtype is torch.float16:
+            moments |= torch_scaling.init(self._device)
+        return TorchState(recipe, spec, ours, moments, roles, dtype, 0, seed, self._steps[key])
 
     def step(self, state: TorchState, tokens_BT1: np.ndarray, progress: float) -> Tensor:
         state.steps += 1
-        hyper = schedule.hyper(state.recipe, progress, state.steps)
+        hyper = schedule.hyper(state.recipe, progress, state.steps, state.seed)
         numbers = torch.tensor(list(hyper.values()), dtype=torch.float32).to(self._device, non_blocking=True)
-        tokens = self._tokens(micro_batches(state.recipe, tokens_BT1))
+        tokens = self._tokens(micro_batches(state.recipe, tokens_BT1, schedule.row_parts(state.recipe, progress)))
         return state.train_step(state.weights, state.moments, numbers, tokens)
 
     def logits(self, state: TorchState, tokens_BT: np.ndarray) -> np.ndarray:
@@ -85,6 +88,17 @@ class TorchBackend(Backend):
         with torch.no_grad():
             logits_BTV = torch_model.logits(self._scored(state), tokens[:, :-1], state.spec)
             return torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), tokens[:, 1:].flatten()).item()
+
+    def gradients(self, state: TorchState, tokens_BT1: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
+        scale = state.moments.get(torch_scaling.SCALE, torch.ones((), device=self._device))
+
+        def objective(w: dict[str, Tensor], tokens: Tensor) -> Tensor:
+            return scale * torch_model.loss(cast(w, state.dtype), tokens, state.spec)
+
+        batches = self._tokens(micro_batches(state.recipe, tokens_BT1))
+        found = [gradients(objective, state.spec)(state.weights, tokens) for tokens in batches]
+        grads = {k: torch.stack([g[k].float() / scale for g, _ in found]).mean(0).cpu().numpy() for k in state.weights}
+        return sum(float(loss / scale) for _, loss in found) / len(found), grads
 
     def sync(self) -> None:
         if self.name == "cuda":
@@ -104,24 +118,24 @@ class TorchBackend(Backend):
         def objective(w: dict[str, Tensor]) -> Tensor:
             return torch_model.loss(cast(w, state.dtype), self._tokens(tokens_BT1), state.spec)
 
-        grads = torch.func.grad(objective)(state.weights)
+        grads, _ = gradients(objective, state.spec)(state.weights)
         return {f"{what}_rms.{role}": float(torch.cat([t[n].flatten() for n in names]).square().mean().sqrt())
                 for what, t in (("weight", state.weights), ("grad", grads))
                 for role in dict.fromkeys(state.roles.values())
                 for names in [[n for n in t if state.roles[n] == role]]}
 
-    def matmul_flops(self, precision: str, seconds: float) -> float:
-        n = 8192 if self.name == "cuda" else 1024
-        a = torch.randn(n, n, device=self._device).to(DTYPES[precision])
+    def matmul_flops(self, precision: str, seconds: float, shape: tuple[int, int, int] | None = None) -> float:
+        m, k, n = shape or (8192 if self.name == "cuda" else 1024,) * 3
+        a, b = (torch.randn(*size, device=self._device).to(DTYPES[precision]) for size in ((m, k), (k, n)))
         best, end = float("inf"), time.perf_counter() + seconds
-        a @ a
+        a @ b
         while time.perf_counter() < end:
             self.sync()
             start = time.perf_counter()
-            a @ a
+            a @ b
             self.sync()
             best = min(best, time.perf_counter() - start)
-        return 2 * n**3 / best if best < float("inf") else 0.0
+        return 2 * m * k * n / best if best < float("inf") else 0.0
 
     def _tokens(self, tokens: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)).to(self._device, non_blocking=True)
@@ -134,28 +148,63 @@ def cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     return {k: v.to(dtype) for k, v in weights.items()}
 
 
-def whole_step(spec: GPTSpec, roles: dict[str, str], muon_steps: int, dtype: torch.dtype) -> Callable[..., Tensor]:
+def gradients(objective: Callable[..., Tensor], spec: GPTSpec) -> Callable[..., tuple[dict[str, Tensor], Tensor]]:
+    """(weights, ...) -> (gradients, loss) of a loss of weights."""
+    if not spec.checkpoint:
+        return torch.func.grad_and_value(objective)
+
+    def recomputing(weights: dict[str, Tensor], *given: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+        with torch.enable_grad():  # torch.func has no place for the hooks that checkpointing needs
+            leaves = {k: w.detach().requires_grad_() for k, w in weights.items()}
+            loss = objective(leaves, *given)
+            return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)), loss.detach()
+
+    return recomputing
+
+
+def whole_step(spec: GPTSpec, roles: dict[str, str], optim: Optim, dtype: torch.dtype,
+               compiled: bool) -> Callable[..., Tensor]:
     """(weights, moments, numbers_K, tokens_MBT1) -> loss: gradients of every micro-batch, one update.
 
-    A function of tensors alone, so one graph holds all of it and sees every update of its inputs.
+    A function of tensors alone, so one graph holds all of it and sees every update of its inputs. With
+    checkpointing there are two: a graph of its own lets the compiler keep the loss's recomputation, which it
+    would recognise as work already done in a graph that held both passes.
     """
     names = list(schedule.hyper(Recipe(), 0.0, 1))
 
-    def objective(weights: dict[str, Tensor], tokens_BT1: Tensor) -> Tensor:
-        return torch_model.loss(cast(weights, dtype), tokens_BT1, spec)
+    def compile_(function: Callable[..., Any]) -> Callable[..., Any]:
+        # Without isolation all recipes of a process share one allowance of eight compilations.
+        # (The argument is documented, but torch's type overloads lack it.)
+        return torch.compile(function, dynamic=False, fullgraph=True, isolate_recompiles=True)  # type: ignore[call-overload]
+
+    def objective(weights: dict[str, Tensor], tokens_BT1: Tensor, salt: Tensor | None, scale: Tensor | None) -> Tensor:
+        loss = torch_model.loss(cast(weights, dtype), tokens_BT1, spec, salt)
+        return loss if scale is None else loss * scale
+
+    in_parts = compiled and spec.checkpoint
+    update = compile_(torch_optim.update) if in_parts else torch_optim.update
+    differentiate = gradients(compile_(objective) if in_parts else objective, spec)
 
     def step(weights: dict[str, Tensor], moments: dict[str, Tensor], numbers_K: Tensor, tokens_MBT1: Tensor) -> Tensor:
-        grads, loss = torch.func.grad_and_value(objective)(weights, tokens_MBT1[0])
-        for tokens_BT1 in tokens_MBT1[1:]:
-            more, extra = torch.func.grad_and_value(objective)(weights, tokens_BT1)
+        h = dict(zip(names, numbers_K.unbind(), strict=True))
+        salt = h["salt"] if spec.dropout else None
+        scale = moments.get(torch_scaling.SCALE)
+        grads, loss = differentiate(weights, tokens_MBT1[0], salt, scale)
+        for i, tokens_BT1 in enumerate(tokens_MBT1[1:], start=1):
+            more, extra = differentiate(weights, tokens_BT1, None if salt is None else salt + i, scale)
             grads, loss = {k: g + more[k] for k, g in grads.items()}, loss + extra
         count = len(tokens_MBT1)
+        grads = {k: g / count for k, g in grads.items()}
         with torch.no_grad():
-            h = dict(zip(names, numbers_K.unbind(), strict=True))
-            torch_optim.update(weights, {k: g / count for k, g in grads.items()}, moments, h, roles, muon_steps, dtype)
+            if scale is None:
+                update(weights, grads, moments, h, roles, optim, dtype)
+                return loss / count
+            loss = loss / scale  # the scale changes with the update
+            torch_scaling.guarded(lambda unscaled: update(weights, unscaled, moments, h, roles, optim, dtype),
+                                  weights, grads, moments)
         return loss / count
 
-    return step
+    return compile_(step) if compiled and not in_parts else step
 
 
 def _keep_freed_memory() -> None:
@@ -164,6 +213,11 @@ def _keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def _card_abilities() -> Abilities:
+    card = torch.cuda.get_device_properties(0)
+    return abilities(Card(card.name, (card.major, card.minor), tuple(torch.cuda.get_arch_list())))
 
 
 def _cpu_has_bf16() -> bool:

@@ -1,36 +1,77 @@
 """The GPT in MLX: weights in, logits or loss out. No modules, no state.
 
-Axes: B rows, T tokens, C channels, H query heads, K key/value heads, D channels of a head, V vocabulary.
-`w` maps parameter names to arrays in the compute precision; norms, softcap and loss are float32.
+Axes: B rows, T tokens, C channels, H query heads, K key/value heads, D channels of a head, M channels of the MLP,
+G channels that a value gate reads, V vocabulary.
+`w` maps parameter names to arrays in the compute precision; what the recipe leaves out has no entry there and no
+operation here. Norms, softcap and loss are float32.
 The functions and their names are those of `torch_model`; tests/parity holds the two equal.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import mlx.core as mx
 
 from backends.spec import GPTSpec
 
 Weights = dict[str, mx.array]
+Rotation = tuple[mx.array, mx.array] | None
 
 
-def norm(x: mx.array) -> mx.array:
-    """RMSNorm without a gain (arXiv 1910.07467)."""
-    return mx.fast.rms_norm(x, None, 1e-6)
+def linear(w: Weights, name: str, x: mx.array) -> mx.array:
+    y = x @ w[f"{name}.weight"].T
+    return y + w[f"{name}.bias"] if f"{name}.bias" in w else y
 
 
-def rotary(T: int, spec: GPTSpec, like: mx.array) -> tuple[mx.array, mx.array]:
-    """cos and sin of position x frequency, (T, 1, D/2)."""
+def norm(w: Weights, name: str, x: mx.array, spec: GPTSpec) -> mx.array:
+    """RMSNorm (arXiv 1910.07467) or LayerNorm (arXiv 1607.06450), with the gain and bias that the table has."""
+    gain, bias = w.get(f"{name}.weight"), w.get(f"{name}.bias")
+    if spec.norm == "layer":
+        return mx.fast.layer_norm(x, gain, bias, spec.norm_eps)
+    return mx.fast.rms_norm(x, gain, spec.norm_eps)
+
+
+def mix(x: mx.array) -> mx.array:
+    """One round of an integer hash on 32 bits."""
+    return (x ^ (x >> 16)) * mx.array(0x45D9F3B, mx.uint32)
+
+
+def dropout(x: mx.array, spec: GPTSpec, salt: mx.array | None, place: int) -> mx.array:
+    """Dropout (JMLR 15, 2014) of the elements that a hash of salt, place and index chooses: the same in every
+    framework. Without salt, as in scoring, nothing."""
+    if salt is None or not spec.dropout:
+        return x
+    key = mix(mix(salt.astype(mx.uint32) + 1) ^ (place + 1))
+    hashed = mix(mix(mix(mx.arange(x.size, dtype=mx.uint32) + 1) ^ key))  # with a round less masks correlate
+    keep = (hashed ^ (hashed >> 16)) >= mx.array(int(spec.dropout * 2**32), mx.uint32)
+    return x * keep.reshape(x.shape) / (1 - spec.dropout)
+
+
+def rotary(T: int, spec: GPTSpec, like: mx.array) -> Rotation:
+    """cos and sin of position x frequency, (T, 1, D/2). None where positions are learned."""
+    if spec.max_positions:
+        return None
     half = mx.arange(spec.head_dim // 2, dtype=mx.float32)
     angle_TD = mx.outer(mx.arange(T, dtype=mx.float32), spec.rope_base ** (-half * 2 / spec.head_dim))
     return mx.cos(angle_TD)[:, None].astype(like.dtype), mx.sin(angle_TD)[:, None].astype(like.dtype)
 
 
-def rotate(x_BTHD: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+def rotate(x_BTHD: mx.array, rotation: Rotation) -> mx.array:
     """RoPE (arXiv 2104.09864) on the two halves of each head, turning towards negative angles
     (`mx.fast.rope` turns the other way)."""
-    a, b = mx.split(x_BTHD, 2, axis=-1)
+    if rotation is None:
+        return x_BTHD
+    (cos, sin), (a, b) = rotation, mx.split(x_BTHD, 2, axis=-1)
     return mx.concatenate([a * cos + b * sin, b * cos - a * sin], axis=-1)
+
+
+def placed(w: Weights, name: str, x_BTHD: mx.array, rotation: Rotation, spec: GPTSpec) -> mx.array:
+    """Queries or keys with their position, normalised (QK-norm, arXiv 2010.04245) before or after that."""
+    if spec.qk_norm == "before":
+        return rotate(norm(w, name, x_BTHD, spec), rotation)
+    x_BTHD = rotate(x_BTHD, rotation)
+    return norm(w, name, x_BTHD, spec) if spec.qk_norm == "after" else x_BTHD
 
 
 def window_mask(T: int, window: int, like: mx.array) -> mx.array | None:
@@ -52,49 +93,98 @@ def causal_attention(q_BTHD: mx.array, k_BTKD: mx.array, v_BTKD: mx.array, mask_
     return y_BHTD.swapaxes(1, 2).reshape(B, T, -1)
 
 
-def attention(w: Weights, block: str, x_BTC: mx.array, tokens_BT: mx.array, mask_TT: mx.array | None,
-              cos: mx.array, sin: mx.array, spec: GPTSpec) -> mx.array:
+def attention(w: Weights, name: str, x_BTC: mx.array, tokens_BT: mx.array, mask_TT: mx.array | None,
+              rotation: Rotation, spec: GPTSpec) -> mx.array:
+    """Grouped-query attention (arXiv 2305.13245)."""
     B, T, _ = x_BTC.shape
-    q = (x_BTC @ w[f"{block}.attn.q_proj.weight"].T).reshape(B, T, spec.heads, spec.head_dim)
-    k = (x_BTC @ w[f"{block}.attn.k_proj.weight"].T).reshape(B, T, spec.kv_heads, spec.head_dim)
-    v = (x_BTC @ w[f"{block}.attn.v_proj.weight"].T).reshape(B, T, spec.kv_heads, spec.head_dim)
-    if f"{block}.attn.value_embed.weight" in w:
+    q = linear(w, f"{name}.q_proj", x_BTC).reshape(B, T, spec.heads, spec.head_dim)
+    k = linear(w, f"{name}.k_proj", x_BTC).reshape(B, T, spec.kv_heads, spec.head_dim)
+    v = linear(w, f"{name}.v_proj", x_BTC).reshape(B, T, spec.kv_heads, spec.head_dim)
+    if f"{name}.value_embed.weight" in w:
         # Value residual (arXiv 2410.17897) from a table of its own, gated per head; the gate starts at 1.
-        value = w[f"{block}.attn.value_embed.weight"][tokens_BT].reshape(v.shape)
-        gate_BTK = 2 * mx.sigmoid(x_BTC[..., : spec.value_gate_channels] @ w[f"{block}.attn.value_gate.weight"].T)
-        v = v + gate_BTK[..., None] * value
-    q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))  # QK-norm (arXiv 2010.04245)
-    return causal_attention(q, k, v, mask_TT, spec) @ w[f"{block}.attn.o_proj.weight"].T
+        value = w[f"{name}.value_embed.weight"][tokens_BT].reshape(v.shape)
+        if spec.value_gate:
+            gate_BTK = 2 * mx.sigmoid(linear(w, f"{name}.value_gate", x_BTC[..., : spec.value_gate_channels]))
+            value = gate_BTK[..., None] * value
+        v = v + value
+    q, k = placed(w, f"{name}.q_norm", q, rotation, spec), placed(w, f"{name}.k_norm", k, rotation, spec)
+    return linear(w, f"{name}.o_proj", causal_attention(q, k, v, mask_TT, spec))
 
 
-def mlp(w: Weights, block: str, x_BTC: mx.array) -> mx.array:
-    """Squared ReLU (arXiv 2109.08668)."""
-    h_BTM = mx.square(mx.maximum(x_BTC @ w[f"{block}.mlp.up_proj.weight"].T, 0))
-    return h_BTM @ w[f"{block}.mlp.down_proj.weight"].T
+def mlp(w: Weights, name: str, x_BTC: mx.array, spec: GPTSpec) -> mx.array:
+    """Squared ReLU (arXiv 2109.08668), GELU by tanh (arXiv 1606.08415), SiLU, or SwiGLU (arXiv 2002.05202)."""
+    h_BTM = linear(w, f"{name}.up_proj", x_BTC)
+    if spec.activation == "relu2":
+        h_BTM = mx.square(mx.maximum(h_BTM, 0))
+    elif spec.activation == "gelu":
+        h_BTM = h_BTM * mx.sigmoid((8 / mx.pi) ** 0.5 * h_BTM * (1 + 0.044715 * mx.square(h_BTM)))
+    elif spec.activation == "silu":
+        h_BTM = h_BTM * mx.sigmoid(h_BTM)
+    else:
+        gate_BTM = linear(w, f"{name}.gate_proj", x_BTC)
+        h_BTM = gate_BTM * mx.sigmoid(gate_BTM) * h_BTM
+    return linear(w, f"{name}.down_proj", h_BTM)
 
 
-def hidden(w: Weights, tokens_BT: mx.array, spec: GPTSpec) -> mx.array:
+def block(w: Weights, i: int, x: mx.array, x0: mx.array, tokens_BT: mx.array, mask_TT: mx.array | None,
+          rotation: Rotation, spec: GPTSpec, salt: mx.array | None) -> mx.array:
+    """The residual stream x after block i; x0 is what it began as."""
+    name = f"blocks.{i}"
+    x = w["resid_lambdas"][i] * x if spec.resid_lambdas else x
+    x = x + w["input_lambdas"][i] * x0 if spec.input_lambdas else x
+    y = attention(w, f"{name}.attn", norm(w, f"{name}.attn.norm", x, spec), tokens_BT, mask_TT, rotation, spec)
+    x = x + dropout(y, spec, salt, 2 * i + 1)
+    y = mlp(w, f"{name}.mlp", norm(w, f"{name}.mlp.norm", x, spec), spec)
+    return x + dropout(y, spec, salt, 2 * i + 2)
+
+
+def recomputed(w: Weights, i: int, x: mx.array, x0: mx.array, *fixed: Any) -> mx.array:
+    """`block` that keeps only its input, and computes the rest again when it is needed (arXiv 1604.06174).
+    The gradient is handed on once the block's own are done: `mx.checkpoint` leaves that open, and a lazy graph then
+    holds what all blocks computed again."""
+    own = [k for k in w if k.startswith(f"blocks.{i}.") or k in ("resid_lambdas", "input_lambdas")]
+
+    def plain(x: mx.array, x0: mx.array, *values: mx.array) -> list[mx.array]:
+        return [block(dict(zip(own, values, strict=True)), i, x, x0, *fixed)]
+
+    run: Any = mx.custom_function(lambda *given: plain(*given)[0])
+
+    @run.vjp
+    def backward(given: tuple[mx.array, ...], cotangent: mx.array, _: mx.array) -> tuple[mx.array, ...]:
+        to_x, to_x0, *to_values = mx.vjp(plain, mx.depends(list(given), [cotangent]), [cotangent])[1]
+        return *mx.depends([to_x, to_x0], to_values), *to_values
+
+    y: mx.array = run(x, x0, *(w[k] for k in own))
+    return y
+
+
+def embed(w: Weights, tokens_BT: mx.array, spec: GPTSpec) -> mx.array:
+    x = w["embed.weight"][tokens_BT]
+    if spec.max_positions:
+        x = x + w["positions.weight"][: tokens_BT.shape[1]]
+    return norm(w, "embed_norm", x, spec) if spec.embed_norm else x
+
+
+def hidden(w: Weights, tokens_BT: mx.array, spec: GPTSpec, salt: mx.array | None = None) -> mx.array:
     """Final normalised residual stream, (B, T, C)."""
     T = tokens_BT.shape[1]
-    x = norm(w["embed.weight"][tokens_BT])
-    x0, (cos, sin) = x, rotary(T, spec, x)
+    x = x0 = dropout(embed(w, tokens_BT, spec), spec, salt, 0)
+    rotation = rotary(T, spec, x)
     masks = {window: window_mask(T, window, x) for window in set(spec.windows)}
+    run = recomputed if spec.checkpoint else block
     for i in range(spec.depth):
-        block = f"blocks.{i}"
-        x = w["resid_lambdas"][i] * x + w["input_lambdas"][i] * x0
-        x = x + attention(w, block, norm(x), tokens_BT, masks[spec.windows[i]], cos, sin, spec)
-        x = x + mlp(w, block, norm(x))
-    return norm(x)
+        x = run(w, i, x, x0, tokens_BT, masks[spec.windows[i]], rotation, spec, salt)
+    return norm(w, "norm", x, spec)
 
 
 def head(w: Weights, x_BTC: mx.array, spec: GPTSpec) -> mx.array:
     """float32 logits, (B, T, V), squashed into ±softcap (arXiv 2408.00118)."""
-    logits = (x_BTC @ w["head.weight"].T).astype(mx.float32)
+    logits = (x_BTC @ w["embed.weight" if spec.tied_embeddings else "head.weight"].T).astype(mx.float32)
     return spec.softcap * mx.tanh(logits / spec.softcap) if spec.softcap else logits
 
 
-def logits(w: Weights, tokens_BT: mx.array, spec: GPTSpec) -> mx.array:
-    return head(w, hidden(w, tokens_BT, spec), spec)
+def logits(w: Weights, tokens_BT: mx.array, spec: GPTSpec, salt: mx.array | None = None) -> mx.array:
+    return head(w, hidden(w, tokens_BT, spec, salt), spec)
 
 
 def cross_entropy(logits_BTV: mx.array, targets_BT: mx.array) -> mx.array:
@@ -103,6 +193,6 @@ def cross_entropy(logits_BTV: mx.array, targets_BT: mx.array) -> mx.array:
     return (mx.logsumexp(logits_BTV, axis=-1) - chosen_BT).mean()
 
 
-def loss(w: Weights, tokens_BT1: mx.array, spec: GPTSpec) -> mx.array:
+def loss(w: Weights, tokens_BT1: mx.array, spec: GPTSpec, salt: mx.array | None = None) -> mx.array:
     """The training objective: mean nats per token of predicting tokens 1..T from 0..T-1."""
-    return cross_entropy(logits(w, tokens_BT1[:, :-1], spec), tokens_BT1[:, 1:])
+    return cross_entropy(logits(w, tokens_BT1[:, :-1], spec, salt), tokens_BT1[:, 1:])

@@ -1,8 +1,9 @@
 """The GPT in PyTorch: weights in, logits or loss out. No modules, no state.
 
-Axes: B rows, T tokens, C channels, H query heads, K key/value heads, D channels of a head,
+Axes: B rows, T tokens, C channels, H query heads, K key/value heads, D channels of a head, M channels of the MLP,
 G channels that a value gate reads, V vocabulary.
-`w` maps parameter names to tensors in the compute precision; norms, softcap and loss are float32.
+`w` maps parameter names to tensors in the compute precision; what the recipe leaves out has no entry there and no
+operation here. Norms, softcap and loss are float32. Names and order are those of `mlx_model`.
 """
 
 from __future__ import annotations
@@ -10,29 +11,66 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from backends.spec import GPTSpec
 
 Weights = dict[str, Tensor]
+Rotation = tuple[Tensor, Tensor] | None
 
 
-def norm(x: Tensor) -> Tensor:
-    """RMSNorm without a gain (arXiv 1910.07467)."""
-    return F.rms_norm(x, (x.shape[-1],), eps=1e-6)
+def linear(w: Weights, name: str, x: Tensor) -> Tensor:
+    return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
 
 
-def rotary(T: int, spec: GPTSpec, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin of position x frequency, (T, 1, D/2)."""
+def norm(w: Weights, name: str, x: Tensor, spec: GPTSpec) -> Tensor:
+    """RMSNorm (arXiv 1910.07467) or LayerNorm (arXiv 1607.06450), with the gain and bias that the table has."""
+    gain, bias = w.get(f"{name}.weight"), w.get(f"{name}.bias")
+    if spec.norm == "layer":
+        return F.layer_norm(x, (x.shape[-1],), gain, bias, spec.norm_eps)
+    return F.rms_norm(x, (x.shape[-1],), gain, spec.norm_eps)
+
+
+def mix(x: Tensor) -> Tensor:
+    """One round of an integer hash on 32 bits, held in 64 so that no product overflows."""
+    return ((x ^ (x >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
+
+
+def dropout(x: Tensor, spec: GPTSpec, salt: Tensor | None, place: int) -> Tensor:
+    """Dropout (JMLR 15, 2014) of the elements that a hash of salt, place and index chooses: the same in every
+    framework. Without salt, as in scoring, nothing."""
+    if salt is None or not spec.dropout:
+        return x
+    key = mix(mix(salt.long() + 1) ^ (place + 1))
+    hashed = mix(mix(mix(torch.arange(x.numel(), device=x.device) + 1) ^ key))  # with a round less masks correlate
+    keep = (hashed ^ (hashed >> 16)) >= int(spec.dropout * 2**32)
+    return x * keep.view_as(x) / (1 - spec.dropout)
+
+
+def rotary(T: int, spec: GPTSpec, like: Tensor) -> Rotation:
+    """cos and sin of position x frequency, (T, 1, D/2). None where positions are learned."""
+    if spec.max_positions:
+        return None
     half = torch.arange(spec.head_dim // 2, dtype=torch.float32, device=like.device)
     angle_TD = torch.outer(torch.arange(T, dtype=torch.float32, device=like.device),
                            spec.rope_base ** (-half * 2 / spec.head_dim))
     return angle_TD.cos()[:, None].to(like.dtype), angle_TD.sin()[:, None].to(like.dtype)
 
 
-def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x_BTHD: Tensor, rotation: Rotation) -> Tensor:
     """RoPE (arXiv 2104.09864) on the two halves of each head, turning towards negative angles."""
-    a, b = x_BTHD.chunk(2, dim=-1)
+    if rotation is None:
+        return x_BTHD
+    (cos, sin), (a, b) = rotation, x_BTHD.chunk(2, dim=-1)
     return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)
+
+
+def placed(w: Weights, name: str, x_BTHD: Tensor, rotation: Rotation, spec: GPTSpec) -> Tensor:
+    """Queries or keys with their position, normalised (QK-norm, arXiv 2010.04245) before or after that."""
+    if spec.qk_norm == "before":
+        return rotate(norm(w, name, x_BTHD, spec), rotation)
+    x_BTHD = rotate(x_BTHD, rotation)
+    return norm(w, name, x_BTHD, spec) if spec.qk_norm == "after" else x_BTHD
 
 
 def window_mask(T: int, window: int, like: Tensor) -> Tensor | None:
@@ -54,53 +92,81 @@ def causal_attention(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, mask_TT: Te
     return y_BHTD.transpose(1, 2).reshape(B, T, -1)
 
 
-def attention(w: Weights, block: str, x_BTC: Tensor, tokens_BT: Tensor, mask_TT: Tensor | None,
-              cos: Tensor, sin: Tensor, spec: GPTSpec) -> Tensor:
+def attention(w: Weights, name: str, x_BTC: Tensor, tokens_BT: Tensor, mask_TT: Tensor | None,
+              rotation: Rotation, spec: GPTSpec) -> Tensor:
+    """Grouped-query attention (arXiv 2305.13245)."""
     B, T, _ = x_BTC.shape
-    q = F.linear(x_BTC, w[f"{block}.attn.q_proj.weight"]).view(B, T, spec.heads, spec.head_dim)
-    k = F.linear(x_BTC, w[f"{block}.attn.k_proj.weight"]).view(B, T, spec.kv_heads, spec.head_dim)
-    v = F.linear(x_BTC, w[f"{block}.attn.v_proj.weight"]).view(B, T, spec.kv_heads, spec.head_dim)
-    if f"{block}.attn.value_embed.weight" in w:
+    q = linear(w, f"{name}.q_proj", x_BTC).view(B, T, spec.heads, spec.head_dim)
+    k = linear(w, f"{name}.k_proj", x_BTC).view(B, T, spec.kv_heads, spec.head_dim)
+    v = linear(w, f"{name}.v_proj", x_BTC).view(B, T, spec.kv_heads, spec.head_dim)
+    if f"{name}.value_embed.weight" in w:
         # Value residual (arXiv 2410.17897) from a table of its own, gated per head; the gate starts at 1.
-        value = F.embedding(tokens_BT, w[f"{block}.attn.value_embed.weight"]).view_as(v)
-        read_BTG = x_BTC[..., : spec.value_gate_channels]
-        gate_BTK = 2 * torch.sigmoid(F.linear(read_BTG, w[f"{block}.attn.value_gate.weight"]))
-        v = v + gate_BTK[..., None] * value
-    q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))  # QK-norm (arXiv 2010.04245)
-    return F.linear(causal_attention(q, k, v, mask_TT, spec), w[f"{block}.attn.o_proj.weight"])
+        value = F.embedding(tokens_BT, w[f"{name}.value_embed.weight"]).view_as(v)
+        if spec.value_gate:
+            gate_BTK = 2 * torch.sigmoid(linear(w, f"{name}.value_gate", x_BTC[..., : spec.value_gate_channels]))
+            value = gate_BTK[..., None] * value
+        v = v + value
+    q, k = placed(w, f"{name}.q_norm", q, rotation, spec), placed(w, f"{name}.k_norm", k, rotation, spec)
+    return linear(w, f"{name}.o_proj", causal_attention(q, k, v, mask_TT, spec))
 
 
-def mlp(w: Weights, block: str, x_BTC: Tensor) -> Tensor:
-    """Squared ReLU (arXiv 2109.08668)."""
-    h_BTM = F.relu(F.linear(x_BTC, w[f"{block}.mlp.up_proj.weight"])).square()
-    return F.linear(h_BTM, w[f"{block}.mlp.down_proj.weight"])
+def mlp(w: Weights, name: str, x_BTC: Tensor, spec: GPTSpec) -> Tensor:
+    """Squared ReLU (arXiv 2109.08668), GELU by tanh (arXiv 1606.08415), SiLU, or SwiGLU (arXiv 2002.05202)."""
+    h_BTM = linear(w, f"{name}.up_proj", x_BTC)
+    if spec.activation == "relu2":
+        h_BTM = F.relu(h_BTM).square()
+    elif spec.activation == "gelu":
+        h_BTM = F.gelu(h_BTM, approximate="tanh")
+    elif spec.activation == "silu":
+        h_BTM = F.silu(h_BTM)
+    else:
+        h_BTM = F.silu(linear(w, f"{name}.gate_proj", x_BTC)) * h_BTM
+    return linear(w, f"{name}.down_proj", h_BTM)
 
 
-def hidden(w: Weights, tokens_BT: Tensor, spec: GPTSpec) -> Tensor:
+def block(w: Weights, i: int, x: Tensor, x0: Tensor, tokens_BT: Tensor, mask_TT: Tensor | None,
+          rotation: Rotation, spec: GPTSpec, salt: Tensor | None) -> Tensor:
+    """The residual stream x after block i; x0 is what it began as."""
+    name = f"blocks.{i}"
+    x = w["resid_lambdas"][i] * x if spec.resid_lambdas else x
+    x = x + w["input_lambdas"][i] * x0 if spec.input_lambdas else x
+    y = attention(w, f"{name}.attn", norm(w, f"{name}.attn.norm", x, spec), tokens_BT, mask_TT, rotation, spec)
+    x = x + dropout(y, spec, salt, 2 * i + 1)
+    y = mlp(w, f"{name}.mlp", norm(w, f"{name}.mlp.norm", x, spec), spec)
+    return x + dropout(y, spec, salt, 2 * i + 2)
+
+
+def embed(w: Weights, tokens_BT: Tensor, spec: GPTSpec) -> Tensor:
+    x = F.embedding(tokens_BT, w["embed.weight"])
+    if spec.max_positions:
+        x = x + w["positions.weight"][: tokens_BT.shape[1]]
+    return norm(w, "embed_norm", x, spec) if spec.embed_norm else x
+
+
+def hidden(w: Weights, tokens_BT: Tensor, spec: GPTSpec, salt: Tensor | None = None) -> Tensor:
     """Final normalised residual stream, (B, T, C)."""
     T = tokens_BT.shape[1]
-    x = norm(F.embedding(tokens_BT, w["embed.weight"]))
-    x0, (cos, sin) = x, rotary(T, spec, x)
+    x = x0 = dropout(embed(w, tokens_BT, spec), spec, salt, 0)
+    rotation = rotary(T, spec, x)
     masks = {window: window_mask(T, window, x) for window in set(spec.windows)}
     for i in range(spec.depth):
-        block = f"blocks.{i}"
-        x = w["resid_lambdas"][i] * x + w["input_lambdas"][i] * x0
-        x = x + attention(w, block, norm(x), tokens_BT, masks[spec.windows[i]], cos, sin, spec)
-        x = x + mlp(w, block, norm(x))
-    return norm(x)
+        given = (w, i, x, x0, tokens_BT, masks[spec.windows[i]], rotation, spec, salt)
+        # Keep only the block's input and compute the rest again when it is needed (arXiv 1604.06174).
+        x = checkpoint(block, *given, use_reentrant=False) if spec.checkpoint else block(*given)
+    return norm(w, "norm", x, spec)
 
 
 def head(w: Weights, x_BTC: Tensor, spec: GPTSpec) -> Tensor:
     """float32 logits, (B, T, V), squashed into ±softcap (arXiv 2408.00118)."""
-    logits = F.linear(x_BTC, w["head.weight"]).float()
+    logits = F.linear(x_BTC, w["embed.weight" if spec.tied_embeddings else "head.weight"]).float()
     return spec.softcap * torch.tanh(logits / spec.softcap) if spec.softcap else logits
 
 
-def logits(w: Weights, tokens_BT: Tensor, spec: GPTSpec) -> Tensor:
-    return head(w, hidden(w, tokens_BT, spec), spec)
+def logits(w: Weights, tokens_BT: Tensor, spec: GPTSpec, salt: Tensor | None = None) -> Tensor:
+    return head(w, hidden(w, tokens_BT, spec, salt), spec)
 
 
-def loss(w: Weights, tokens_BT1: Tensor, spec: GPTSpec) -> Tensor:
+def loss(w: Weights, tokens_BT1: Tensor, spec: GPTSpec, salt: Tensor | None = None) -> Tensor:
     """The training objective: mean nats per token of predicting tokens 1..T from 0..T-1."""
-    logits_BTV = logits(w, tokens_BT1[:, :-1], spec)
+    logits_BTV = logits(w, tokens_BT1[:, :-1], spec, salt)
     return F.cross_entropy(logits_BTV.flatten(0, 1), tokens_BT1[:, 1:].flatten())

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.recipe import Recipe, RecipeError, edit, keys, load, parse
+from backends.recipe import PRESETS, Recipe, RecipeError, edit, keys, load, parse, preset_file
+from backends.spec import GPTSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,6 +31,12 @@ BAD = {
     "[model]\nwindow_pattern = 'SX'": ["model.window_pattern = 'SX'", "letters S and L"],
     "[batch]\ntokens_per_step = 1000": ["batch.tokens_per_step = 1000", "multiple of model.seq_len = 256"],
     "[batch]\nmicro_rows = 5": ["batch.micro_rows = 5", "divide the 32 rows"],
+    "[schedule]\nseq_parts = 3": ["schedule.seq_parts = 3", "power of two"],
+    "[model]\nseq_len = 1028\n[batch]\ntokens_per_step = 1028\n[schedule]\nseq_parts = 8": [
+        "schedule.seq_parts = 8", "must divide model.seq_len = 1028"],
+    "[model]\nactivation = 'geglu'": ["model.activation = 'geglu'", "one of relu2, gelu, silu, swiglu"],
+    "[model]\ndropout = 1.0": ["model.dropout = 1.0", "a number from 0 to 0.9"],
+    "[model]\nhead_dim = 37\nwidth = 74": ["model.head_dim = 37", "must be even"],
     "[schedule]\nwarmup_frac = 0.8": ["warmup_frac + warmdown_frac = 1.3", "at most 1"],
     "[extra]\nx = 'y'": ["extra.x = 'y'", "finite number"],
     "[extra]\nx = inf": ["extra.x = inf", "finite number"],
@@ -75,9 +82,19 @@ def test_no_change_does_anything_but_apply_or_be_refused(changes: dict[str, obje
 
 def test_the_shipped_recipes_and_every_default_are_valid() -> None:
     assert parse("") == Recipe()
-    for path in (ROOT / "backends/gpt/recipe.toml", ROOT / "backends/reference.toml"):
+    for path in (ROOT / "backends/gpt/recipe.toml", ROOT / "backends/reference.toml", *map(preset_file, PRESETS)):
         assert load(path).model.depth == 4
     assert all(key.check(key.default) is None for key in keys())
+
+
+def test_the_modern_preset_is_what_the_defaults_say() -> None:
+    assert load(preset_file("modern")) == Recipe().replace({"batch.tokens_per_step": 4096})
+
+
+def test_the_gpt2_preset_is_gpt2() -> None:
+    spec = GPTSpec.of(load(preset_file("gpt2")).replace({"model.depth": 12, "model.width": 768}), 50257)
+    key_biases = 12 * 768  # left out: softmax cancels what is added to every key
+    assert spec.params() == 124_439_808 - key_biases and spec.max_positions == 1024
 
 
 def test_editing_keeps_comments_and_order_and_changes_only_what_was_asked() -> None:

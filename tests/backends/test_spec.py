@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.attention import SDPBackend
 
-from backends.gpt import params, schedule
-from backends.recipe import Recipe
+from backends.base import micro_batches
+from backends.gpt import params, schedule, torch_model
+from backends.recipe import Recipe, load, preset_file
 from backends.spec import GPTSpec
 
+GAINS: dict[str, object] = {"model.norm_gain": True, "model.biases": True}
 VARIANTS: list[dict[str, object]] = [
     {}, {"model.kv_heads": 2}, {"model.value_embeds": "none"}, {"model.value_embeds": "all", "model.depth": 3},
-    {"model.mlp_ratio": 2.5, "model.width": 128},
+    {"model.mlp_ratio": 2.5, "model.width": 128}, {"model.value_gate": False}, {"model.resid_lambdas": False},
+    {"model.input_lambdas": False}, {"model.positions": "learned"}, {"model.tied_embeddings": True},
+    {"model.biases": True, "model.kv_heads": 1}, GAINS, GAINS | {"model.norm": "layer"}, {"model.norm": "layer"},
+    GAINS | {"model.qk_norm": "none", "model.embed_norm": False}, GAINS | {"model.activation": "swiglu"},
+    {"model.activation": "swiglu", "model.mlp_ratio": 8 / 3}, load(preset_file("gpt2")).flat(),
 ]
 
 
@@ -20,8 +28,25 @@ def test_parameter_counts_are_those_of_the_table(changes: dict[str, object]) -> 
     spec = GPTSpec.of(Recipe().replace(changes), 1000)
     sizes = {p.name: int(np.prod(p.shape)) for p in params.table(spec)}
     assert spec.params() == sum(sizes.values())
-    matmuls = sum(n for name, n in sizes.items() if "embed" not in name and "lambdas" not in name)
-    assert spec.matmul_params() == matmuls
+    products = {p.name for p in params.table(spec) if p.role in ("matrix", "unembedding")}
+    products |= {"embed.weight"} if spec.tied_embeddings else set()
+    assert spec.matmul_params() == sum(n for name, n in sizes.items() if name in products)
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_flops_are_those_that_the_oracle_does(changes: dict[str, object]) -> None:
+    """Counted in the forward pass by torch, which counts attention to all tokens, the future's included."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    small = {"model.depth": 2, "model.width": 128, "model.head_dim": 32, "model.seq_len": 16, "model.kv_heads": 0}
+    spec = GPTSpec.of(Recipe().replace(changes | small | {"batch.tokens_per_step": 32}), 300)
+    w = {p.name: torch.randn(p.shape) for p in params.table(spec)}
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(SDPBackend.MATH):
+        torch_model.logits(w, torch.zeros(2, 16, dtype=torch.long), spec)
+    causal = sum(4 * spec.width * (spec.seq_len + 1) / 2 for _ in spec.windows)
+    future = sum(4 * spec.width * (spec.seq_len - 1) / 2 for _ in spec.windows)
+    assert spec.flops_per_token() == 3 * (2 * spec.matmul_params() + causal)
+    assert counter.get_total_flops() == 32 * (2 * spec.matmul_params() + causal + future)
 
 
 def test_flops_are_six_for_each_matmul_weight_and_causal_attention() -> None:
@@ -44,8 +69,11 @@ def test_alternate_value_embeddings_always_include_the_last_block() -> None:
 def test_the_memory_estimate_grows_with_everything_that_takes_memory() -> None:
     base = GPTSpec.of(Recipe(), 2000).training_bytes(8, 4)
     assert GPTSpec.of(Recipe(), 2000).training_bytes(16, 4) > base
-    for changes in ({"model.depth": 8}, {"model.width": 512}, {"model.seq_len": 512}):
+    for changes in ({"model.depth": 8}, {"model.width": 512}, {"model.seq_len": 512}, {"model.dropout": 0.1},
+                    {"model.activation": "swiglu"}, {"model.positions": "learned"}, {"model.value_embeds": "all"}):
         assert GPTSpec.of(Recipe().replace(changes), 2000).training_bytes(8, 4) > base
+    for changes in ({"runtime.checkpoint": True}, {"model.tied_embeddings": True}, {"model.kv_heads": 1}):
+        assert GPTSpec.of(Recipe().replace(changes), 2000).training_bytes(8, 4) < base
 
 
 def test_initial_weights_follow_the_seed_and_the_recipe() -> None:
@@ -74,3 +102,40 @@ def test_width_scaling_bias_correction_and_decay_of_one_step() -> None:
     assert h["matrix_decay"] == pytest.approx(0.2 * 0.75)
     assert h["bias1"] == pytest.approx(1 - 0.8**3) and h["bias2"] == pytest.approx(1 - 0.95**3)
     assert 0.85 < h["momentum"] < 0.95 and schedule.hyper(Recipe(), 0.5, 9)["momentum"] == pytest.approx(0.95)
+
+
+def test_short_rows_come_first_and_whole_ones_last() -> None:
+    recipe = Recipe().replace({"schedule.seq_parts": 4, "schedule.seq_warmup_frac": 0.4})
+    assert [schedule.row_parts(recipe, p) for p in (0, 0.1, 0.2, 0.39, 0.4, 1.0)] == [4, 4, 2, 2, 1, 1]
+    assert {schedule.row_parts(Recipe(), p / 10) for p in range(11)} == {1}
+    never = recipe.replace({"schedule.seq_warmup_frac": 0.0})
+    assert schedule.row_parts(never, 0.0) == 1
+
+
+def test_cutting_rows_keeps_every_target_and_the_tokens_before_it() -> None:
+    recipe = Recipe().replace({"model.seq_len": 16, "batch.tokens_per_step": 64, "batch.micro_rows": 2})
+    rows = np.arange(4 * 17).reshape(4, 17)
+    parts = micro_batches(recipe, rows, 4)
+    assert parts.shape == (2, 8, 5)
+    assert np.array_equal(parts[..., 1:].reshape(4, 16), rows[:, 1:])
+    assert np.array_equal(parts[..., :-1].reshape(4, 16), rows[:, :-1])
+    assert np.array_equal(micro_batches(recipe, rows), rows.reshape(2, 2, 17))
+
+
+def test_dropout_differs_from_step_to_step_and_from_seed_to_seed() -> None:
+    salts = {schedule.salt(seed, step) for seed in range(20) for step in range(500)}
+    assert len(salts) > 9980 and all(0 <= s < 2**23 and s == int(s) for s in salts)
+
+
+def test_the_decay_of_matrices_ends_where_the_recipe_says() -> None:
+    for end, last in ((0.0, 0.0), (1.0, 0.2), (0.5, 0.1)):
+        recipe = Recipe().replace({"schedule.final_decay_frac": end})
+        assert schedule.hyper(recipe, 0.0, 1)["matrix_decay"] == 0.2
+        assert schedule.hyper(recipe, 1.0, 1)["matrix_decay"] == pytest.approx(last)
+
+
+def test_projections_start_at_zero_or_as_in_gpt2() -> None:
+    recipe = Recipe().replace({"init.projection_scale": 1.0, "model.width": 512, "init.matrix_scale": 0.5})
+    first = params.initial(recipe, GPTSpec.of(recipe, 300), np.random.default_rng(1))
+    for name in ("attn.o_proj", "mlp.down_proj"):
+        assert first[f"blocks.0.{name}.weight"].std() == pytest.approx(0.5 / 512**0.5 / 8**0.5, rel=0.01)

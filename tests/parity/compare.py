@@ -24,11 +24,13 @@ import torch
 import backends
 from backends.base import Backend
 from backends.gpt import mlx_model, mlx_optim, params, schedule, torch_model, torch_optim
-from backends.recipe import Recipe
+from backends.recipe import Recipe, load, preset_file
 from backends.spec import GPTSpec
+from backends.torch_backend import gradients
 
 VOCAB = 97
 CURVE_STEPS = 30
+SALT = 4321.0  # decides the dropout of the gradients that are compared
 BASE: dict[str, Any] = {
     "model.depth": 2, "model.width": 32, "model.head_dim": 16, "model.seq_len": 16, "model.mlp_ratio": 2.0,
     "batch.tokens_per_step": 96, "schedule.warmup_frac": 0.1, "model.value_gate_channels": 12,
@@ -45,10 +47,13 @@ EVERYTHING: dict[str, Any] = WINDOWS | DECAYS | {
     "model.kv_heads": 1, "model.value_embeds": "all", "model.qk_scale": 1.3,
     "model.mlp_ratio": 0.8, "batch.micro_rows": 2, "optim.muon_steps": 4,
 }
+# The preset at this size. Its own rates and schedule; Adam's epsilon is that of BASE.
+GPT2: dict[str, Any] = {k: v for k, v in load(preset_file("gpt2")).flat().items()
+                        if k not in BASE or k.startswith("schedule.") or k.endswith("_lr")}
 VARIANTS: dict[str, dict[str, Any]] = {
     "modern": {},
     "windows": WINDOWS,
-    "grouped heads": {"model.kv_heads": 1},
+    "grouped heads": {"model.kv_heads": 2, "model.head_dim": 8},
     "no value embeddings": {"model.value_embeds": "none"},
     "value embeddings everywhere": {"model.value_embeds": "all"},
     "no softcap": {"model.softcap": 0.0},
@@ -59,8 +64,27 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "wide MLP": {"model.mlp_ratio": 4.0},
     "one block": DECAYS | {"model.depth": 1, "optim.muon_steps": 2},
     "everything": EVERYTHING,
+    "gpt2": GPT2,
+    "gpt2 with dropout": GPT2 | {"model.dropout": 0.2, "batch.micro_rows": 2},
+    "gains": {"model.norm_gain": True, "model.qk_norm": "before"},
+    "plain LayerNorm": {"model.norm": "layer", "model.norm_eps": 1e-3, "model.embed_norm": False},
+    "SwiGLU": {"model.activation": "swiglu", "model.norm": "layer", "model.norm_gain": True, "model.biases": True,
+               "model.qk_norm": "before"},
+    "SiLU": {"model.activation": "silu", "model.resid_lambdas": False, "model.qk_norm": "none"},
+    "plain value embeddings": {"model.value_embeds": "all", "model.value_gate": False, "model.input_lambdas": False},
+    "AdamW for matrices": DECAYS | {"optim.matrix_rule": "adamw", "optim.matrix_lr": 1e-3,
+                                    "optim.cautious_matrices": False, "optim.cautious_tables": True},
+    "Newton-Schulz": DECAYS | {"optim.muon_polynomial": "newton_schulz", "optim.muon_variance": False,
+                               "optim.cautious_matrices": False, "schedule.final_decay_frac": 0.5},
+    # So small a norm that Adam's epsilon shows how it was reached: the updates do not depend on a factor otherwise.
+    "clipping": {"optim.clip_norm": 0.003, "batch.micro_rows": 2},
+    "short rows first": {"schedule.seq_parts": 4, "schedule.seq_warmup_frac": 0.5, "batch.micro_rows": 3},
+    "checkpointing": {"runtime.checkpoint": True, "model.dropout": 0.3},
+    "tied embeddings": {"model.tied_embeddings": True, "init.embedding_std": 0.1, "init.projection_scale": 1.0,
+                        "optim.embedding_lr": 0.01, "model.embed_norm": False},
 }
-# Limits are 3 to 10 times the largest deviations of docs/parity.md; float32 resolves 1.2e-7.
+COVERED = ("no softcap", "softcap that bites", "qk scale", "wide MLP", "decays")  # by others: compared by `make slow`
+# Limits are 2 to 10 times the largest deviations of docs/parity.md; float32 resolves 1.2e-7.
 LIMITS = {"logits": 3e-6, "long logits": 3e-6, "loss": 1e-5, "grad": 3e-5, "update": 3e-5, "step": 1e-3, "curve": 2e-4}
 
 
@@ -70,7 +94,7 @@ class Problem:
     spec: GPTSpec
     weights: Mapping[str, np.ndarray]
     batches: tuple[np.ndarray, ...]  # one (rows, T+1) batch per step
-    long_BT: np.ndarray  # twice the training context
+    long_BT: np.ndarray  # twice the training context, where positions are not learned
 
 
 @cache
@@ -81,10 +105,11 @@ def problem(variant: str, trained: bool = True, seed: int = 0) -> Problem:
     spec, rng = GPTSpec.of(recipe, VOCAB), np.random.default_rng(seed)
     weights = params.initial(recipe, spec, rng)
     for p in params.table(spec):
-        if trained and p.init in ("zero", "unembedding", "one", "input_lambda"):
+        if trained and p.init in ("zero", "projection", "unembedding", "one", "input_lambda"):
             weights[p.name] = weights[p.name] + rng.normal(0, 0.15, p.shape).astype(np.float32)
     text = _text(rng, recipe.rows_per_step * CURVE_STEPS, recipe.model.seq_len + 1)
-    return Problem(recipe, spec, weights, tuple(np.split(text, CURVE_STEPS)), _text(rng, 3, 2 * recipe.model.seq_len))
+    long_BT = _text(rng, 3, spec.max_positions or 2 * recipe.model.seq_len)
+    return Problem(recipe, spec, weights, tuple(np.split(text, CURVE_STEPS)), long_BT)
 
 
 def _text(rng: np.random.Generator, rows: int, T: int) -> np.ndarray:
@@ -113,11 +138,11 @@ def torch_facts(p: Problem, steps: int) -> Facts:
         return {k: torch.tensor(v) for k, v in p.weights.items()}
 
     tokens, roles, weights = torch.tensor(p.batches[0]).long(), params.roles(p.spec), tensors()
-    grads = torch.func.grad(lambda w: torch_model.loss(w, tokens, p.spec))(tensors())
-    moments = torch_optim.init(weights, roles)
+    grads, _ = gradients(lambda w: torch_model.loss(w, tokens, p.spec, torch.tensor(SALT)), p.spec)(tensors())
+    moments = torch_optim.init(weights, roles, p.recipe.optim)
     for h, given in _given_gradients(p):
         torch_optim.update(weights, {k: torch.tensor(v) for k, v in given.items()}, moments,
-                           {k: torch.tensor(v) for k, v in h.items()}, roles, p.recipe.optim.muon_steps, torch.float32)
+                           {k: torch.tensor(v) for k, v in h.items()}, roles, p.recipe.optim, torch.float32)
     updates = {k: v.numpy() - p.weights[k] for k, v in weights.items()}
     return Facts(**_of_backend(p, backends.load("cpu"), steps), grads={k: v.numpy() for k, v in grads.items()},
                  updates=updates)
@@ -125,22 +150,23 @@ def torch_facts(p: Problem, steps: int) -> Facts:
 
 def mlx_facts(p: Problem, steps: int) -> Facts:
     weights, roles = {k: mx.array(v) for k, v in p.weights.items()}, params.roles(p.spec)
-    grads = mx.grad(lambda w: mlx_model.loss(w, mx.array(p.batches[0]), p.spec))(weights)
-    moments = mlx_optim.init(weights, roles)
+    grads = mx.grad(lambda w: mlx_model.loss(w, mx.array(p.batches[0]), p.spec, mx.array(SALT)))(weights)
+    moments = mlx_optim.init(weights, roles, p.recipe.optim)
     for h, given in _given_gradients(p):
         weights, moments = mlx_optim.update(
             weights, {k: mx.array(v) for k, v in given.items()}, moments,
-            {k: mx.array(v, dtype=mx.float32) for k, v in h.items()}, roles, p.recipe.optim.muon_steps, mx.float32)
+            {k: mx.array(v, dtype=mx.float32) for k, v in h.items()}, roles, p.recipe.optim, mx.float32)
     updates = {k: np.array(v) - p.weights[k] for k, v in weights.items()}
     return Facts(**_of_backend(p, backends.load("mlx"), steps), grads={k: np.array(v) for k, v in grads.items()},
                  updates=updates)
 
 
 def _given_gradients(p: Problem) -> Iterator[tuple[dict[str, float], dict[str, np.ndarray]]]:
-    """Three updates' numbers and gradients, the same for both, so that the update rule is compared alone."""
+    """Three updates' numbers and gradients of three sizes, the same for both, so that the update rule is compared
+    alone."""
     rng = np.random.default_rng(9)
-    for step in (1, 2, 3):
-        grads = {k: rng.normal(0, 1e-3, v.shape).astype(np.float32) for k, v in p.weights.items()}
+    for step, size in ((1, 1e-3), (2, 3e-3), (3, 1e-3)):
+        grads = {k: rng.normal(0, size, v.shape).astype(np.float32) for k, v in p.weights.items()}
         yield schedule.hyper(p.recipe, 0.1 * step, step), grads
 
 

@@ -14,7 +14,9 @@ import torch
 
 import backends
 from backends.base import Backend
-from backends.gpt import mlx_model
+from backends.gpt import mlx_model, params
+from backends.recipe import Recipe
+from backends.spec import GPTSpec
 from tests.parity import compare
 
 STEPS = 20
@@ -111,3 +113,71 @@ def test_compiled_mlx_keeps_its_weights_out_of_the_graph() -> None:
     first = float(backend.step(state, p.batches[0], 0.5))
     state.weights = {k: mx.zeros_like(v) for k, v in state.weights.items()}
     assert float(backend.step(state, p.batches[0], 0.5)) == pytest.approx(np.log(compare.VOCAB), abs=1e-5) != first
+
+
+def in_stages(backend: Backend, compiled: bool) -> tuple[compare.Problem, Any]:
+    p = compare.problem("short rows first")
+    p = dataclasses.replace(p, recipe=p.recipe.replace({"runtime.compile": compiled, "model.depth": 1}))
+    names = {row.name for row in params.table(GPTSpec.of(p.recipe, compare.VOCAB))}
+    weights = {k: v[:1] if k.endswith("lambdas") else v for k, v in p.weights.items() if k in names}
+    return p, backend.init(p.recipe, compare.VOCAB, weights)
+
+
+SLOW_ON_CPU = ["mlx", pytest.param("cpu", marks=pytest.mark.slow)]  # where torch takes half a minute to compile
+
+
+@pytest.mark.parametrize("name", SLOW_ON_CPU)
+def test_every_stage_of_the_short_rows_is_compiled_once(name: str) -> None:
+    backend = backends.load(name)
+    p, eager = in_stages(backend, False)
+    _, state = in_stages(backend, True)
+    for progress in (0.0, 0.3, 0.9):  # what the warm-up of a trial does
+        float(backend.step(state, p.batches[0], progress))
+    _, state = in_stages(backend, True)
+    with compiling_forbidden(backend):
+        compiled = compare.curve_of(backend, state, p, STEPS)
+    assert compiled == pytest.approx(compare.curve_of(backend, eager, p, STEPS), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", SLOW_ON_CPU)
+def test_checkpointing_compiles_to_the_same_curve(name: str) -> None:
+    backend, p = backends.load(name), compare.problem("checkpointing")
+    curves = []
+    for compiled in (False, True):
+        recipe = p.recipe.replace({"runtime.compile": compiled})
+        state = backend.init(recipe, compare.VOCAB, dict(p.weights))
+        curves.append(compare.curve_of(backend, state, dataclasses.replace(p, recipe=recipe), 8))
+    assert curves[0] == pytest.approx(curves[1], abs=1e-4)
+
+
+def peak_bytes(changes: dict[str, Any]) -> tuple[int, int]:
+    """(measured, estimated) memory of a step, by MLX, which counts its own arrays on every device."""
+    recipe = Recipe().replace({
+        "model.depth": 6, "model.width": 32, "model.head_dim": 16, "model.seq_len": 64, "batch.tokens_per_step": 1024,
+        "runtime.compile": False, "runtime.precision": "float32"} | changes)
+    spec, backend, rng = GPTSpec.of(recipe, compare.VOCAB), backends.load("mlx"), np.random.default_rng(0)
+    state = backend.init(recipe, compare.VOCAB, params.initial(recipe, spec, rng))
+    batch = rng.integers(0, compare.VOCAB, (16, 65), dtype=np.int32)
+    float(backend.step(state, batch, 0.5))
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    float(backend.step(state, batch, 0.5))
+    backend.sync()
+    return backend.peak_memory_bytes(), spec.training_bytes(16, 4)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_checkpointing_takes_less_memory(compiled: bool) -> None:
+    kept, _ = peak_bytes({"runtime.compile": compiled})
+    recomputed, _ = peak_bytes({"runtime.compile": compiled, "runtime.checkpoint": True})
+    assert recomputed < 0.5 * kept
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"runtime.checkpoint": True}, {"model.activation": "swiglu"}, {"model.dropout": 0.2},
+    {"model.norm": "layer", "model.norm_gain": True, "model.biases": True}, {"model.value_embeds": "none"},
+    {"model.activation": "gelu"}, {"model.positions": "learned", "model.tied_embeddings": True},
+], ids=lambda changes: ", ".join(f"{k.partition('.')[2]} {v}" for k, v in changes.items()) or "default")
+def test_the_memory_estimate_is_an_upper_one_and_not_twice_too_high(changes: dict[str, Any]) -> None:
+    measured, estimated = peak_bytes(changes)
+    assert measured < estimated < 2 * measured

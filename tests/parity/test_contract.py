@@ -150,7 +150,7 @@ def test_device_facts_are_plausible(backend: Backend) -> None:
     assert device.name
     assert device.memory_bytes > 2**30
     assert device.precisions
-    assert set(device.precisions) <= {"float32", "bfloat16"}
+    assert set(device.precisions) <= {"float32", "bfloat16", "float16"}
     assert "float32" in device.precisions
 
 

@@ -8,13 +8,15 @@ import pytest
 from backends.gpt import params
 from tests.parity import compare
 
+ALL = [pytest.param(v, marks=pytest.mark.slow if v in compare.COVERED else ()) for v in compare.VARIANTS]
 
-@pytest.mark.parametrize("variant", compare.VARIANTS)
+
+@pytest.mark.parametrize("variant", ALL)
 def test_mlx_equals_the_oracle(variant: str) -> None:
     assert compare.beyond(compare.measure(variant)) == []
 
 
-@pytest.mark.parametrize("variant", ["modern", "windows", "everything"])
+@pytest.mark.parametrize("variant", ["modern", "everything", "gpt2"])
 def test_training_from_the_real_initial_weights_follows_the_oracle(variant: str) -> None:
     measured = compare.measure(variant, trained=False)
     assert compare.beyond({k: measured[k] for k in ("logits", "loss", "curve")}) == []
@@ -22,7 +24,7 @@ def test_training_from_the_real_initial_weights_follows_the_oracle(variant: str)
 
 def test_every_parameter_is_compared_and_has_a_gradient_and_moves() -> None:
     """A gradient of zero on both sides would be equal and prove nothing."""
-    for variant in compare.VARIANTS:
+    for variant in compare.VARIANTS.keys() - compare.COVERED:
         facts, names = compare.oracle(variant, compare.CURVE_STEPS), {p.name for p in _table(variant)}
         for arrays in (facts.grads, facts.updates, facts.step):
             assert set(arrays) == names

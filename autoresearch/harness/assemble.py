@@ -6,11 +6,13 @@ Frozen files are read once, from the package that supervises; their digest names
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2]
-CHILD_SIDE = ("__init__", "trial", "logits_server", "measure", "child", "parent", "channel", "clock", "jobs")
+CHILD_SIDE = ("__init__", "trial", "logits_server", "measure", "child", "child_precision", "parent", "channel",
+              "clock", "jobs", "confine", "landlock", "seccomp", "forbidden")
 
 
 @cache
@@ -19,6 +21,12 @@ def frozen_files() -> dict[str, bytes]:
     paths = [*sorted((PACKAGE / "backends").glob("*.py")), PACKAGE / "autoresearch/__init__.py",
              *(PACKAGE / f"autoresearch/harness/{name}.py" for name in CHILD_SIDE)]
     return {str(p.relative_to(PACKAGE)): p.read_bytes() for p in paths}
+
+
+def program_digest() -> str:
+    """Of everything that feeds, trains, scores and replays, as it is on disk now."""
+    trusted = (p for folder in ("data", "harness") for p in (PACKAGE / "autoresearch" / folder).glob("*.py"))
+    return digest({str(p.relative_to(PACKAGE)): p.read_bytes() for p in [*trusted, *PACKAGE.glob("backends/*.py")]})
 
 
 def digest(files: dict[str, bytes]) -> str:
@@ -34,10 +42,15 @@ def code_digest(candidate: dict[str, bytes]) -> str:
     return digest({k: v for k, v in candidate.items() if k != "recipe.toml"} | frozen_files())
 
 
+def outside(names: Iterable[str]) -> list[str]:
+    """Those that can't be files below the candidate's folder."""
+    return [name for name in names if name.startswith("/") or "\0" in name or set(name.split("/")) & {"", ".", ".."}]
+
+
 def assemble(tree: Path, candidate: dict[str, bytes]) -> None:
     """Write the tree. `candidate` maps paths below backends/gpt/ to contents."""
-    if outside := [name for name in candidate if name.startswith("/") or ".." in name.split("/")]:
-        raise ValueError(f"{outside[0]!r} lies outside the candidate's folder")
+    if wrong := outside(candidate):
+        raise ValueError(f"{wrong[0]!r} lies outside the candidate's folder")
     files = frozen_files() | {f"backends/gpt/{name}": content for name, content in candidate.items()}
     for name, content in files.items():
         path = tree / name

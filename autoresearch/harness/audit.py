@@ -20,16 +20,17 @@ import numpy as np
 from autoresearch.data.prepared import load
 from autoresearch.harness import jobs
 from autoresearch.harness.parent import end_with_parent
-from autoresearch.harness.scorer import Rows, surprise
+from autoresearch.harness.scorer import Rows, file_digest, surprise
+from autoresearch.harness.seal import seal
 from autoresearch.harness.serving import LogitsServer, Served, ServerFailed
 
 # How far any logit, counted from the largest, may differ. On one CPU honest models show 0: a row's arithmetic does not
 # depend on its neighbours. GPUs choose other kernels for other batches; what other kernels can do was measured between
 # torch and MLX, which share none: 2e-5 in float32, 0.05 in bfloat16 (0.4 where logits are absurd, up to 38). float32
 # leaves room for TF32.
-TOLERANCE = {"float32": 2e-3, "bfloat16": 0.25}
+TOLERANCE = {"float32": 2e-3, "bfloat16": 0.25, "float16": 0.25}
 # Nats by which the true tokens may have been likelier when scored, on the average. Measured likewise: 2e-7 and 2e-3.
-GAIN_NATS = {"float32": 2e-4, "bfloat16": 5e-3}
+GAIN_NATS = {"float32": 2e-4, "bfloat16": 5e-3, "float16": 5e-3}
 IMPLAUSIBLE_NATS = -20.0  # below the likeliest token: further down nothing matters to a score
 
 
@@ -47,11 +48,13 @@ def replay(job: jobs.ScoreJob) -> dict[str, object]:
     inputs_RT = all_rows.inputs_RT
     with np.load(job.recorded, allow_pickle=False) as recorded:
         rows, positions, logits_SV = recorded["rows"], recorded["positions"], recorded["logits"]
+        if str(recorded["weights"]) != file_digest(job.weights):
+            raise ServerFailed("crash", "what was recorded for the replay is of other weights")
     rng = np.random.default_rng()
     order = rng.permutation(len(rows))
     rows, positions, logits_SV = rows[order], positions[order], logits_SV[order]
     tokens_ST = replayed(inputs_RT, rows, positions, rng)
-    served = Served(job.backend, job.recipe, tokenizer.vocab, job.weights, job.tree, job.folder, job.compile_cache)
+    served = Served(job.backend, job.recipe, tokenizer.vocab, job.weights, job.tree, job.folder)
     targets_S = all_rows.targets_RT[rows, positions]
     worst, gains = 0.0, list[np.ndarray]()
     with LogitsServer(served, inputs_RT.shape[1], max_batch=int(rng.integers(3, 8))) as server:
@@ -63,7 +66,7 @@ def replay(job: jobs.ScoreJob) -> dict[str, object]:
             gains.append(_nats(got_BV, targets_S[some]) - _nats(logits_SV[some], targets_S[some]))
     gain_S = np.concatenate(gains)
     return {"status": "ok", "positions": len(rows), "difference": worst, "gain_nats": float(gain_S.mean()),
-            "gain_error": float(gain_S.std() / len(rows) ** 0.5)}
+            "gain_error": float(gain_S.std() / len(rows) ** 0.5), "seal": seal(job.nonce, found, job.tokenizer)}
 
 
 def judge(result: dict[str, Any], precision: str) -> tuple[bool, str]:

@@ -1,4 +1,4 @@
-"""What every process that runs candidate code does alike: end with its parent, name its failure."""
+"""What every process that runs candidate code does alike: be shut in, end with its parent, name its failure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from autoresearch.harness.parent import end_with_parent
+from autoresearch.harness.parent import end_group_with_us, end_with_parent
 
 
 class Unusable(Exception):
@@ -15,22 +15,40 @@ class Unusable(Exception):
 
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "unable to allocate", "bad alloc", "failed to allocate",
-                 "greater than the maximum allowed buffer size")
+                 "greater than the maximum allowed buffer size", "insufficient memory")
+# What a driver says that is lost or reset, Metal of a command it gave up, and a disk. An illegal access is the code's.
+DEVICE_FAULTS = ("cuda error", "cuda driver error", "command buffer execution failed", "gpu hang", "nvml",
+                 "no space left on device", "disk quota exceeded", "input/output error")
+CODE_FAULTS = ("illegal memory access", "device-side assert", "invalid configuration argument", "misaligned address")
 
 
-def die_with_parent() -> None:
-    """Ends with the parent; on Linux it is also first in line when the kernel runs out of memory."""
+def shut_in(walls: str) -> None:
+    """Ends with the parent, with all that it starts, and on Linux is first in line when the kernel runs out of memory.
+    Then, where there are `walls`, goes behind them; nothing of the candidate's has been imported before."""
     end_with_parent()
+    end_group_with_us()
     if sys.platform == "linux":
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
             f.write("1000")
+    if walls:
+        from autoresearch.harness import confine
+
+        confine.enter(walls)
 
 
 def failure(e: BaseException) -> dict[str, str]:
-    """{"kind", "message"} of an exception; the kind tells running out of memory from other errors."""
+    """{"kind", "message"} of an exception; the kind tells running out of memory, and a device that failed, from other
+    errors."""
     text = f"{type(e).__name__}: {e}".strip()
-    out_of_memory = isinstance(e, MemoryError) or any(words in text.lower() for words in OUT_OF_MEMORY)
-    return {"kind": "out_of_memory" if out_of_memory else "error", "message": text[:2000]}
+
+    def says(words: tuple[str, ...]) -> bool:
+        return any(w in text.lower() for w in words)
+
+    if isinstance(e, MemoryError) or says(OUT_OF_MEMORY):
+        kind = "out_of_memory"
+    else:
+        kind = "device" if says(DEVICE_FAULTS) and not says(CODE_FAULTS) else "error"
+    return {"kind": kind, "message": text[:2000]}
 
 
 def numbers_only(values: Mapping[str, Any]) -> dict[str, float]:

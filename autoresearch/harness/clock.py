@@ -38,9 +38,9 @@ class Budget:
         assert self.seconds is not None
         return min(1.0, self.elapsed_s() / self.seconds)
 
-    def allows(self, step: int) -> bool:
-        """Whether one more step fits: a step that would overrun is not begun."""
+    def allows(self, step: int, reserve_s: float = 0.0) -> bool:
+        """Whether one more step fits, and `reserve_s` after it: a step that would overrun is not begun."""
         if self.steps is not None:
             return step < self.steps
         assert self.seconds is not None
-        return self.elapsed_s() + self.step_s() <= self.seconds
+        return self.elapsed_s() + self.step_s() + reserve_s <= self.seconds

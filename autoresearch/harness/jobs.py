@@ -22,7 +22,7 @@ class TrialJob:
     budget_s: float | None
     steps: int | None
     dev_rows: int
-    folder: str  # the trial's own: weights go there
+    folder: str  # where the weights go
     control: int
     ring: int
     filled: int
@@ -46,9 +46,9 @@ class ServerJob:
 
 @dataclass(frozen=True)
 class FeederJob:
-    """Feed one trial: `shard` holds the train split as tokens, `dev_shard` the dev split."""
+    """Feed one trial: `shards` hold the train split as tokens, `dev_shard` the dev split."""
 
-    shard: str
+    shards: list[str]
     dev_shard: str
     dtype: str
     bos: int
@@ -75,18 +75,17 @@ class ScoreJob:
     weights: str
     tree: str
     folder: str
-    compile_cache: str
-    recorded: str  # .npz of logits at secret positions: written when scoring, read when replaying
+    recorded: str  # .npz of logits at secret positions: written when scoring, read when replaying; "": not wanted
+    own_rows: str = ""  # .npz of rows of a person's own text, scored in place of the split's
+    per_row: int = 1  # positions recorded at random in each row, beside the one predicted best
+    nonce: str = ""  # the answer carries it in its seal
 
 
 @dataclass(frozen=True)
 class MeasureJob:
-    """Time and weigh training steps of several recipes on random tokens."""
+    """Measure on one backend what is asked over the channel."""
 
     backend: str
-    recipes: list[dict[str, Any]]
-    vocab: int
-    seconds_each: float
     control: int
 
 

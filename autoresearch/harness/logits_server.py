@@ -13,15 +13,20 @@ import numpy as np
 import backends
 from autoresearch.harness import jobs
 from autoresearch.harness.channel import Channel, Closed, map_array
-from autoresearch.harness.child import die_with_parent, failure
+from autoresearch.harness.child import failure
 from backends.recipe import Recipe
+from backends.spec import GPTSpec
 
 
 def serve(job: jobs.ServerJob, channel: Channel) -> None:
     from safetensors.numpy import load_file
 
+    recipe = Recipe().replace(job.recipe)
+    reach = GPTSpec.of(recipe, job.vocab).max_positions
+    if reach is not None and job.length > reach:
+        raise ValueError(f"rows of {job.length} tokens; the model learned {reach} positions")
     backend = backends.load(job.backend)
-    state = backend.init(Recipe().replace(job.recipe), job.vocab, load_file(job.weights))
+    state = backend.init(recipe, job.vocab, load_file(job.weights))
     tokens = map_array(job.tokens, (job.batch, job.length), np.int32)
     out = map_array(job.logits, (job.batch, job.length, job.vocab), np.float32)
     channel.send(event="ready")
@@ -40,7 +45,6 @@ def serve(job: jobs.ServerJob, channel: Channel) -> None:
 def main(text: str) -> None:
     job = jobs.parse(jobs.ServerJob, text)
     channel = Channel.inherit(job.control)
-    die_with_parent()
     try:
         serve(job, channel)
     except Closed:

@@ -15,6 +15,7 @@ import numpy as np
 from autoresearch.harness import jobs, launch
 from autoresearch.harness.channel import Channel, Closed, map_array, shared_buffer
 from autoresearch.harness.text import clean
+from autoresearch.harness.watch import Watch
 
 LOGITS_BYTES = 64 << 20  # of one batch
 START_TIMEOUT_S, REPLY_TIMEOUT_S = 180.0, 120.0
@@ -44,7 +45,6 @@ class Served:
     weights: str
     tree: str
     folder: str
-    compile_cache: str
 
 
 class LogitsServer:
@@ -61,8 +61,10 @@ class LogitsServer:
         self._tokens = map_array(tokens, (self.batch, length), np.int32)
         self._logits = map_array(logits, (self.batch, length, served.vocab), np.float32)
         self._channel = Channel(ours)
-        self._process = launch.candidate("logits_server", jobs.dump(job), Path(served.tree), Path(served.folder),
-                                         Path(served.compile_cache), (theirs.fileno(), tokens, logits))
+        self._folder = Path(served.folder)
+        self._process = launch.candidate("logits_server", jobs.dump(job), Path(served.tree), self._folder,
+                                         (theirs.fileno(), tokens, logits), read=[Path(served.weights)])
+        self._watch = Watch(self._process.pid, self._folder)
         theirs.close()
         os.close(tokens)
         os.close(logits)
@@ -70,14 +72,16 @@ class LogitsServer:
     def __enter__(self) -> LogitsServer:
         try:
             self._reply("ready", START_TIMEOUT_S)
-        except BaseException:
-            launch.end(self._process)
+        except BaseException as e:
+            self.__exit__(type(e), e, None)
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
         self._channel.close()
         launch.end(self._process)
+        self._watch.stop()
+        launch.drop_scratch(self._folder)  # what it saw of the text, it must not tell the next one
 
     def ask(self, tokens_BT: np.ndarray) -> np.ndarray:
         """float32 (B, length, V) for B <= batch rows padded to length."""
@@ -87,9 +91,13 @@ class LogitsServer:
         try:
             self._channel.send(rows=rows)
         except Closed:
-            raise ServerFailed("crash", "the logits server died") from None
+            raise self._died() from None
         self._reply("served", REPLY_TIMEOUT_S)
         return self._logits[:rows].copy()  # the server can still write to its own: what is scored is what is recorded
+
+    def _died(self) -> ServerFailed:
+        why = self._watch.reason
+        return ServerFailed("crash", f"the logits server {'was stopped: ' + why if why else 'died'}")
 
     def _reply(self, expected: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -98,7 +106,7 @@ class LogitsServer:
             try:
                 message = self._channel.receive(left) if left > 0 else None
             except Closed:
-                raise ServerFailed("crash", "the logits server died") from None
+                raise self._died() from None
             except ValueError as e:
                 raise ServerFailed("invalid", f"the logits server broke the protocol: {e}") from None
             if message is None:

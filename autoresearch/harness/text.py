@@ -16,6 +16,23 @@ def clean(text: str, limit: int = 4000) -> str:
     return CONTROLS.sub("", ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))[-limit:]
 
 
+def line(text: str) -> str:
+    """All of it on one line."""
+    return " ".join(clean(text, len(text)).split())
+
+
+def cut(path: Path, most_bytes: int) -> None:
+    """Leaves the end of a file that may be huge, or missing."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_size <= most_bytes:
+        return
+    with open(path, "r+b") as f:
+        f.seek(-most_bytes, os.SEEK_END)
+        end = f.read()
+        f.seek(0)
+        f.write(end)
+        f.truncate()
+
+
 def tail(path: Path, lines: int = 30) -> str:
     """The last lines of a file that may be missing, huge, binary, or a pipe that a stranger put there."""
     try:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 import backends
 from autoresearch.harness import jobs
 from autoresearch.harness.channel import Channel, Closed, Ring, RingShape
-from autoresearch.harness.child import Unusable, die_with_parent, failure, numbers_only
+from autoresearch.harness.child import Unusable, failure, numbers_only
 from autoresearch.harness.clock import Budget
 from backends.base import Backend, State, resolve_precision
 from backends.recipe import Recipe
@@ -35,21 +36,24 @@ class Diverged(Exception):
 
 
 def initial_state(backend: Backend, recipe: Recipe, job: jobs.TrialJob) -> State:
-    """The seed decides the weights; the stream (seed, 0) is theirs alone."""
+    """The seed decides the weights, whose stream (seed, 0) is theirs alone, and the dropout."""
     from backends.gpt import params
     from backends.spec import GPTSpec
 
     weights = params.initial(recipe, GPTSpec.of(recipe, job.vocab), np.random.default_rng([job.seed, 0]))
-    return backend.init(recipe, job.vocab, weights)
+    return backend.init(recipe, job.vocab, weights, job.seed)
 
 
 def warm_up(backend: Backend, recipe: Recipe, job: jobs.TrialJob) -> None:
     """Compile and touch everything that training touches, on random tokens; the state is thrown away."""
+    from backends.gpt import schedule
+
     rng = np.random.default_rng(0)
     state = initial_state(backend, recipe, job)
-    for i in range(WARMUP_STEPS):
+    stages = {schedule.row_parts(recipe, i / 100): i / 100 for i in reversed(range(101))}  # each compiled for itself
+    for i in range(WARMUP_STEPS * len(stages)):
         tokens = rng.integers(0, job.vocab, (recipe.rows_per_step, recipe.model.seq_len + 1), dtype=np.int32)
-        float(backend.step(state, tokens, i / WARMUP_STEPS))
+        float(backend.step(state, tokens, list(stages.values())[i % len(stages)]))
     backend.loss(state, rng.integers(0, job.vocab, (job.dev_rows, recipe.model.seq_len + 1), dtype=np.int32))
     backend.sync()
 
@@ -60,33 +64,59 @@ def check(loss_nats: float, step: int) -> float:
     return loss_nats
 
 
-def train(backend: Backend, state: State, recipe: Recipe, job: jobs.TrialJob, channel: Channel) -> None:
-    """Steps until the budget ends. The loss of a step is read while the next one runs."""
+@dataclass
+class Dev:
+    """Dev loss at fixed shares of the budget; where it `keeps`, also at the end, and the weights of the best."""
+
+    backend: Backend
+    keeps: bool
+    due: list[float] = field(default_factory=lambda: list(jobs.DEV_FRACTIONS))
+    best_nats: float = math.inf
+    best: dict[str, np.ndarray] | None = None
+    took_s: float = 0.0
+
+    def is_due(self, progress: float) -> bool:
+        before, self.due = self.due, [f for f in self.due if f > progress]
+        return before != self.due
+
+    def measure(self, state: State, rows_BT1: np.ndarray) -> float:
+        """Nats per token. The time to copy the weights is part of the training that it interrupts."""
+        began = time.perf_counter()
+        nats = self.backend.loss(state, rows_BT1)
+        if self.keeps and nats < self.best_nats:
+            self.best_nats, self.best = nats, self.backend.weights(state)
+        self.took_s = time.perf_counter() - began
+        return nats
+
+
+def train(backend: Backend, state: State, recipe: Recipe, job: jobs.TrialJob,
+          channel: Channel) -> dict[str, np.ndarray] | None:
+    """Steps until the budget ends. The loss of a step is read while the next one runs. Returns weights to save
+    instead of the last, if any."""
     ring = Ring(job.ring, RingShape(recipe.rows_per_step, job.dev_rows, recipe.model.seq_len))
     budget = Budget(job.budget_s, job.steps)
-    dev_due = list(jobs.DEV_FRACTIONS)
+    dev = Dev(backend, recipe.schedule.keep_best_dev)
     step, pending, loss_nats, reported_s = 0, None, None, -1.0
     budget.start()
-    while budget.allows(step):
+    while budget.allows(step, dev.took_s if dev.keeps else 0.0):
         progress = budget.progress(step)
         loss = backend.step(state, ring.take(job.filled, job.free), progress)
         if pending is not None:
             loss_nats = check(float(pending), step)
         pending, step = loss, step + 1
-        dev_nats = None
-        if dev_due and progress >= dev_due[0]:
-            dev_due = [f for f in dev_due if f > progress]
-            dev_nats = backend.loss(state, ring.dev.copy())
+        dev_nats = dev.measure(state, ring.dev.copy()) if dev.is_due(progress) else None
         budget.lap()
         if dev_nats is not None or budget.elapsed_s() - reported_s > REPORT_EVERY_S:
             reported_s = budget.elapsed_s()
             channel.send(event="step", step=step, elapsed_s=reported_s, train_nats=loss_nats, dev_nats=dev_nats,
                          peak_memory_bytes=backend.peak_memory_bytes())
     backend.sync()
+    last_nats = dev.measure(state, ring.dev.copy()) if dev.keeps and step else None
     elapsed_s = budget.elapsed_s()
     if pending is not None:
         loss_nats = check(float(pending), step)
-    channel.send(event="stopped", step=step, elapsed_s=elapsed_s, train_nats=loss_nats)
+    channel.send(event="stopped", step=step, elapsed_s=elapsed_s, train_nats=loss_nats, dev_nats=last_nats)
+    return dev.best
 
 
 def run(job: jobs.TrialJob, channel: Channel) -> None:
@@ -112,10 +142,11 @@ def run(job: jobs.TrialJob, channel: Channel) -> None:
     if channel.receive(None) is None:
         raise Closed
     _watch(channel)
-    train(backend, state, recipe, job, channel)
+    best = train(backend, state, recipe, job, channel)
     tokens = np.random.default_rng(1).integers(0, job.vocab, (2, recipe.model.seq_len + 1), dtype=np.int32)
-    weights = backend.weights(state)
+    weights = best or backend.weights(state)
     save_file(weights, os.path.join(job.folder, "weights.safetensors"))
+    channel.send(event="saved")
     channel.send(event="done", params=int(sum(w.size for w in weights.values())),
                  peak_memory_bytes=backend.peak_memory_bytes(),
                  diagnostics=numbers_only(backend.diagnostics(state, tokens)))
@@ -135,7 +166,6 @@ def _watch(channel: Channel) -> None:
 def main(text: str) -> None:
     job = jobs.parse(jobs.TrialJob, text)
     channel = Channel.inherit(job.control)
-    die_with_parent()
     report: dict[str, Any]
     try:
         run(job, channel)

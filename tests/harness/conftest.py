@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from autoresearch.data.prepared import Prepared
-from autoresearch.harness.runner import Outcome, Runner
+from autoresearch.harness.runner import Runner
+from autoresearch.harness.supervise import Outcome
 from tests.harness.tiny import honest, small_text, tiny_recipe
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from autoresearch.data.prepared import Prepared
 from autoresearch.harness import audit
-from autoresearch.harness.runner import Outcome, Runner, TrialFailed
+from autoresearch.harness.runner import Runner
+from autoresearch.harness.supervise import Outcome, TrialFailed
 from tests.harness.test_verdicts import LOGITS, with_code
 from tests.harness.tiny import edited, honest, tiny_recipe
 
@@ -101,7 +102,8 @@ def test_the_reference_of_a_recording_is_the_candidate_that_was_scored(
     with np.load(tmp_path / "scored/recorded.npz") as recorded:
         assert sorted(set(recorded["rows"].tolist())) == list(range(7))
         assert recorded["logits"].shape == (len(recorded["rows"]), 257)
-    other = edited("mlx_model.py", "    return norm(x)\n\n\ndef head", "    return norm(x) * 1.01\n\n\ndef head")
+    last = '    return norm(w, "norm", x, spec)'
+    other = edited("mlx_model.py", last + "\n", last + " * 1.01\n")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/recorded.npz").write_bytes((tmp_path / "scored/recorded.npz").read_bytes())
     with pytest.raises(TrialFailed, match="logits differ"):

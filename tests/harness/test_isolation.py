@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autoresearch.data.prepared import Prepared
 from autoresearch.harness import assemble, launch
@@ -26,8 +28,7 @@ seen = {
     "descriptors": {n: os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")
                     if os.path.exists(f"/proc/self/fd/{n}")} if sys.platform == "linux" else {},
 }
-with open("seen.json", "w") as f:
-    json.dump(seen, f)
+print("seen:" + json.dumps(seen))
 raise LookupError("seen enough")
 """
 SECRETS = {"ANTHROPIC_API_KEY": "sk-secret-1", "AWS_SECRET_ACCESS_KEY": "secret-2", "HF_TOKEN": "secret-3",
@@ -46,15 +47,16 @@ def seen(text: Prepared, caches: Path, tmp_path_factory: pytest.TempPathFactory)
         patch.setenv("HOME", "/home/somebody")
         outcome = Runner(text, "mlx", caches).train(files, tiny_recipe(), 1, folder, None, 1)
     assert "seen enough" in outcome.reason
-    return json.loads((folder / "seen.json").read_text()) | {"folder": str(folder), "mine": list(files)}
+    said = next(x for x in (folder / "log.txt").read_text().splitlines() if x.startswith("seen:"))
+    return json.loads(said.removeprefix("seen:")) | {"folder": str(folder), "mine": list(files)}
 
 
 def test_no_secret_and_no_home_is_in_its_environment(seen: dict) -> None:
     environment = seen["environment"]
     assert not environment.keys() & SECRETS.keys()
     assert "secret" not in json.dumps(environment) and "somebody" not in json.dumps(environment)
-    assert environment.keys() <= {*launch.PASSED_ON, "TMPDIR", "HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
-                                  "OMP_WAIT_POLICY", "LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
+    assert environment.keys() <= {*launch.PASSED_ON, "TMPDIR", "HOME", "USER", "TORCHINDUCTOR_CACHE_DIR",
+                                  "TRITON_CACHE_DIR", "OMP_WAIT_POLICY", "LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
     assert environment["HOME"] == environment["TMPDIR"] == seen["folder"] + "/tmp"
 
 
@@ -67,7 +69,7 @@ def test_its_tree_holds_the_frozen_files_and_the_candidates_and_nothing_else(see
 
 
 def test_it_works_in_its_own_folder_and_is_not_told_where_the_text_is(seen: dict, text: Prepared) -> None:
-    assert seen["cwd"] == seen["folder"]
+    assert seen["cwd"] == seen["folder"] + "/tmp"
     assert str(text.root) not in json.dumps([seen["argv"], seen["environment"], seen["path"]])
 
 
@@ -115,11 +117,21 @@ def test_the_digest_of_code_ignores_the_recipe_and_nothing_else() -> None:
     ([("100755", "backends/gpt/run.py")], {}, "regular file"),
     ([("120000", "backends/gpt/link.py")], {}, "regular file"),
     ([("160000", "backends/gpt/module")], {}, "regular file"),
-    ([], {"big.bin": b"x" * (gate.MAX_FILE_BYTES + 1)}, "1,048,577 bytes; at most 1,048,576"),
+    ([], {"big.txt": b"x" * gate.MAX_BYTES}, "bytes in all, most of them in big.txt; at most 1,048,576"),
+    ([], {"kernel.so": b"\x7fELF\xff"}, "kernel.so is not UTF-8 text"),
+    ([], {"kernel.py": b"a = 1\0"}, "kernel.py is not UTF-8 text"),
+    ([], {"MLX_model.py": b""}, "MLX_model.py and mlx_model.py differ only in case"),
+    ([], {"m\u043edel.py": b""}, "'m\\u043edel.py': names consist of the letters a to z"),
+    ([], {"a\n.py": b""}, "'a\\n.py': names consist of"),
+    ([], {"a\udcff.py": b""}, "names consist of"),
     ([], {"recipe.toml": None}, "recipe.toml is missing"),
     ([], {"recipe.toml": b"\xff"}, "not UTF-8"),
     ([], {"recipe.toml": b"[model]\nwidht = 3\n"}, "did you mean model.width?"),
     ([], {"recipe.toml": b"[model]\ndepth = 0\n"}, "model.depth = 0: must be a whole number from 1 to 48"),
+    ([], {"recipe.toml": b"a = " + b"9" * 9000}, "not valid TOML"),
+    ([], {"recipe.toml": b"[model]\ndepth = 0x" + b"f" * 9000}, "not valid TOML"),
+    ([], {"recipe.toml": b"a = " + b"[" * 9000}, "not valid TOML"),
+    ([], {"recipe.toml": b"extra.a" + b".a" * 4000 + b" = 1"}, "not valid TOML"),
     ([], {"recipe.toml": b"[data]\ntokenizer = 'bpe-9'\n"}, "data.tokenizer = 'bpe-9': prepared are byte, bpe-512"),
     ([], {"recipe.toml": b"[extra]\n" + b"".join(b"k%d = 1\n" % i for i in range(3000))}, "at most 16,384"),
 ])
@@ -130,8 +142,18 @@ def test_the_gate_names_what_is_wrong(changed: list, files: dict, reason: str) -
     assert reason in str(refused.value)
 
 
+@given(st.dictionaries(st.text(max_size=9) | st.just("recipe.toml"), st.binary(max_size=99), max_size=4))
+def test_whatever_a_commit_holds_it_passes_the_gate_or_is_refused(files: dict[str, bytes]) -> None:
+    said = ""
+    try:
+        assert gate.check([], files, "backends/gpt", ["byte"]).data.tokenizer == "byte"
+    except gate.Refused as refused:
+        said = str(refused)
+    assert len(said) < 2000
+
+
 def test_the_gate_lets_an_edit_through_and_returns_its_recipe() -> None:
-    changed = [("100644", "backends/gpt/new.py"), ("000000", "backends/gpt/old.py"), ("100644", "backends/gpt/a b/ü")]
+    changed = [("100644", "backends/gpt/new.py"), ("000000", "backends/gpt/old.py"), ("100644", "backends/gpt/a b/c")]
     assert gate.check(changed, honest(), "backends/gpt", ["byte"]) == tiny_recipe()
 
 

@@ -10,13 +10,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from autoresearch.data.prepared import Prepared
-from autoresearch.harness.runner import Outcome, Runner
-from autoresearch.harness.scorer import Recorder, Rows, surprise
+from autoresearch.data.yardstick import sampling_error_bpb
+from autoresearch.harness.runner import Runner
+from autoresearch.harness.scorer import Recorder, Rows, load_rows, save_rows, surprise
 from autoresearch.harness.serving import LogitsServer, Served, ServerFailed
+from autoresearch.harness.supervise import Outcome
 from tests.harness.test_verdicts import LOGITS, with_code
 from tests.harness.tiny import edited, honest, tiny_recipe
 
-HEAD = "    return head(w, hidden(w, tokens_BT, spec), spec)\n"
+HEAD = "    return head(w, hidden(w, tokens_BT, spec, salt), spec)\n"
 UNIGRAM = "    return mx.broadcast_to(w['head.weight'][:, 0], (*tokens_BT.shape, spec.vocab)).astype(mx.float32)\n"
 
 
@@ -33,6 +35,38 @@ def test_uniform_logits_cost_the_logarithm_of_the_vocabulary_for_each_token(
     facts = text.manifest.splits["val"]
     assert (score.tokens, score.bytes, score.chars, score.rows) == (tokens, facts.bytes, facts.chars, facts.rows)
     assert score.bpb == pytest.approx(tokens * math.log2(vocab) / facts.bytes, rel=1e-6)
+    found = mlx.evaluate(uniform, recipe, tmp_path / "again", weights, "val")
+    assert found.score == score
+    ids = [text.tokenizer(tokenizer).encode(row).tolist() for row in rows]
+    legacy = [text.tokenizer(tokenizer).legacy_token_bytes[i].sum() for i in ids]
+    assert found.legacy_bytes == sum(legacy) >= facts.bytes
+    assert tokenizer != "byte" or sum(legacy) > facts.bytes, "the text has letters of several bytes"
+    assert found.legacy_bpb == pytest.approx(tokens * math.log2(vocab) / sum(legacy), rel=1e-6)
+
+
+def test_a_persons_own_rows_are_scored_like_those_of_a_split(
+        mlx: Runner, text: Prepared, trained: Outcome, tmp_path: Path) -> None:
+    own = [b"abc" * 50, "東京🙂".encode(), b"\xff\x00", b"\n"]
+    save_rows(tmp_path / "rows.npz", own)
+    assert load_rows(str(tmp_path / "rows.npz")) == own
+    found = mlx.evaluate(honest(), tiny_recipe(), tmp_path / "own", trained.weights, "val",
+                         own_rows=tmp_path / "rows.npz")
+    assert (found.score.rows, found.score.bytes, found.score.chars) == (4, 163, 156)
+    save_rows(tmp_path / "val.npz", text.rows("val"))
+    same = mlx.evaluate(honest(), tiny_recipe(), tmp_path / "same", trained.weights, "val",
+                        own_rows=tmp_path / "val.npz")
+    assert same == mlx.evaluate(honest(), tiny_recipe(), tmp_path / "same", trained.weights, "val")
+
+
+def test_the_error_of_a_score_is_how_far_scores_of_other_rows_lie_apart() -> None:
+    rng = np.random.default_rng(0)
+    bytes_NR = rng.integers(400, 1024, (3000, 60))
+    nats_NR = bytes_NR * rng.normal(1.2, 0.2, bytes_NR.shape) + rng.normal(0, 30, bytes_NR.shape)
+    scores_N = nats_NR.sum(1) / bytes_NR.sum(1) / math.log(2)
+    errors_N = [sampling_error_bpb(n, b) for n, b in zip(nats_NR, bytes_NR, strict=True)]
+    assert np.mean(errors_N) == pytest.approx(scores_N.std(), rel=0.05)
+    assert sampling_error_bpb(np.ones(1), np.ones(1)) is None
+    assert sampling_error_bpb(2.0 * bytes_NR[0], bytes_NR[0]) == pytest.approx(0), "every row at the same rate"
 
 
 def test_a_model_of_byte_frequencies_scores_their_cross_entropy_on_any_prefix_of_rows(
@@ -56,7 +90,7 @@ def test_without_a_number_of_rows_scoring_stops_in_time_but_not_before_it_means_
         mlx: Runner, text: Prepared, trained: Outcome, tmp_path: Path) -> None:
     model = edited("mlx_model.py", HEAD, UNIGRAM)
     score = mlx.score(model, tiny_recipe(), tmp_path, trained.weights, "train", None, seconds=0.0)
-    assert 32 <= score.rows < text.manifest.splits["train"].rows
+    assert 32 <= score.rows < len(text.rows("train"))
     assert score.bytes == sum(map(len, text.rows("train")[:score.rows]))
 
 
@@ -104,7 +138,7 @@ def test_what_is_scored_can_no_longer_be_changed_by_the_server(
         mlx: Runner, trained: Outcome, tmp_path: Path) -> None:
     """Else it could show one thing to the scorer and another to the audit's recorder."""
     job = mlx._score_job(with_code(LOGITS, ""), tiny_recipe(), tmp_path, trained.weights, "val", None, None)
-    served = Served("mlx", job.recipe, 257, job.weights, job.tree, job.folder, job.compile_cache)
+    served = Served("mlx", job.recipe, 257, job.weights, job.tree, job.folder)
     with LogitsServer(served, length=16, max_batch=2) as server:
         first = server.ask(np.zeros((2, 16), np.int32))
         before = first.copy()

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from autoresearch.harness import child, runner
-from autoresearch.harness.runner import Outcome, Runner, TrialFailed
+from autoresearch.harness import child, runner, supervise
+from autoresearch.harness.runner import Runner
+from autoresearch.harness.supervise import Outcome, TrialFailed
+from autoresearch.harness.text import tail
 from tests.harness.tiny import comes_true, edited, honest, ours_below, tiny_recipe
 
 slow = pytest.mark.slow
-LOSS = "    return cross_entropy(logits(w, tokens_BT1[:, :-1], spec), tokens_BT1[:, 1:])\n"
-LOGITS = "    return head(w, hidden(w, tokens_BT, spec), spec)\n"
+LOSS = "    return cross_entropy(logits(w, tokens_BT1[:, :-1], spec, salt), tokens_BT1[:, 1:])\n"
+LOGITS = "    return head(w, hidden(w, tokens_BT, spec, salt), spec)\n"
 HEADER = "import json, os, signal, sys, time\n_calls = []\ndef _tell(line):\n" \
          "    os.write(json.loads(sys.argv[3])['control'], line.encode() + b'\\n')\n"
 TRAINING = "len(_calls) > 5"  # three steps of warm-up come first
@@ -46,7 +50,7 @@ def train(mlx: Runner, folder: Path, code: str, budget_s: float | None = None, s
     pytest.param("if " + TRAINING + ": return 1e6 + 0 * w['head.weight'].sum()",
                  r"training diverged: the loss was 1e\+06 at", marks=slow),
     ("if " + TRAINING + ": os._exit(3)", "ended by itself with exit code 3"),
-    ("os.kill(os.getpid(), signal.SIGKILL)", "was killed, most likely by the system for taking too much memory"),
+    ("os.kill(os.getpid(), signal.SIGKILL)", "ended by itself with signal 9|out of memory: the system killed"),
     pytest.param("os.kill(os.getpid(), signal.SIGTERM)", "ended by itself with signal 15", marks=slow),
     pytest.param("class Rude(Exception):\n    def __str__(self): raise ValueError\nraise Rude", "exit code 1",
                  marks=slow),
@@ -65,6 +69,10 @@ def test_a_candidate_that_fails_has_crashed_and_the_reason_says_how(mlx: Runner,
     (MemoryError(), "out_of_memory"), (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
     (RuntimeError("[metal::malloc] Unable to allocate 8 bytes"), "out_of_memory"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_memory"),
+    (RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory (00000008:k)"), "out_of_memory"),
+    (RuntimeError("[METAL] Command buffer execution failed: Caused GPU Hang Error"), "device"),
+    (RuntimeError("CUDA error: unspecified launch failure"), "device"),
+    (RuntimeError("CUDA error: an illegal memory access was encountered"), "error"),
     (ValueError("memory"), "error"), (SystemExit(0), "error"), (KeyboardInterrupt(), "error"),
 ])
 def test_running_out_of_memory_is_told_from_other_errors(error: BaseException, kind: str) -> None:
@@ -80,12 +88,37 @@ def test_running_out_of_memory_is_told_from_other_errors(error: BaseException, k
 ])
 def test_a_candidate_that_does_not_stop_is_stopped(mlx: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                    code: str, reason: str) -> None:
-    monkeypatch.setattr(runner, "WARMUP_TIMEOUT_S", 2.5)
+    monkeypatch.setattr(supervise, "WARMUP_TIMEOUT_S", 2.5)
     if "last step" not in reason:
-        monkeypatch.setattr(runner._Supervised, "_grace_s", lambda self: 1.0)
+        monkeypatch.setattr(supervise.Supervised, "_grace_s", lambda self: 1.0)
     outcome = train(mlx, tmp_path, code, budget_s=1.0, steps=None)
     assert (outcome.status, reason in outcome.reason) == ("timeout", True), outcome.reason
     assert outcome.total_s < 12
+
+
+@pytest.mark.parametrize("budget_s", [None, 300.0])
+def test_a_trial_that_gives_no_sign_of_life_has_crashed_long_before_its_time_is_over(
+        mlx: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget_s: float | None) -> None:
+    monkeypatch.setattr(supervise, "SILENT_S", 0.5)
+    outcome = train(mlx, tmp_path, "if len(_calls) > 8: time.sleep(600)", budget_s, None if budget_s else 12)
+    assert (outcome.status, outcome.cause) == ("crash", "machine"), outcome.reason
+    assert "no sign of life" in outcome.reason and outcome.total_s < 30
+
+
+def ended(tmp_path: Path, code: int, said: str, starved: bool) -> TrialFailed:
+    trial = SimpleNamespace(wait=lambda timeout_s: code)
+    watch = SimpleNamespace(reason=said, starved=lambda: starved)
+    return supervise.Supervised(trial, SimpleNamespace(poll=lambda: None), watch, None, tmp_path, tmp_path, None, 1.0,
+                                0, lambda m: None)._death()
+
+
+@pytest.mark.parametrize(("code", "said", "starved", "cause"), [
+    (-9, "", True, "memory"), (-9, "", False, "machine"), (-6, "", True, "machine"), (3, "", True, ""),
+    (-9, "out of memory: it took 7 GiB", False, "memory"), (-9, "it ran 9,000 processes and threads", False, ""),
+])
+def test_the_kernels_killer_is_told_from_others(tmp_path: Path, code: int, said: str, starved: bool,
+                                                cause: str) -> None:
+    assert ended(tmp_path, code, said, starved).cause == cause
 
 
 def test_a_trial_that_never_stops_talking_is_late_all_the_same(tmp_path: Path) -> None:
@@ -93,7 +126,8 @@ def test_a_trial_that_never_stops_talking_is_late_all_the_same(tmp_path: Path) -
         def receive(self, timeout_s: float | None) -> dict:
             return {"event": "hello"}
 
-    supervised = runner._Supervised(None, None, Talkative(), tmp_path, None, 1.0, 0, lambda m: None)
+    supervised = supervise.Supervised(None, None, None, Talkative(), tmp_path, tmp_path, None, 1.0, 0,
+                                      lambda m: None)
     with pytest.raises(TrialFailed, match="warm-up took longer than 0 s") as failed:
         supervised._await("ready", 0.2, "warm-up")
     assert failed.value.status == "timeout"
@@ -101,7 +135,7 @@ def test_a_trial_that_never_stops_talking_is_late_all_the_same(tmp_path: Path) -
 
 def test_work_after_the_budget_is_not_waited_for(mlx: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise an optimizer could go on training while it hands over its weights."""
-    monkeypatch.setattr(runner, "FINISH_S", 1.0)
+    monkeypatch.setattr(supervise, "HAND_OVER_S", 1.0)
     busy = "    import sys, time\n    if sys._getframe(1).f_code.co_name == 'weights':\n        time.sleep(60)\n"
     end = '''returns the average here."""\n    return weights\n'''
     more = edited("mlx_optim.py", end, end.replace("    return", f"{busy}    return"))
@@ -123,20 +157,20 @@ def test_a_trial_that_breaks_the_protocol_is_invalid(mlx: Runner, tmp_path: Path
 @pytest.mark.parametrize("value", ["3", None, True, [1], {}, float("nan"), float("inf"), -1e30, 10**400])
 def test_a_measurement_is_a_number_that_can_be(value: object) -> None:
     with pytest.raises(TrialFailed, match="steps = ") as failed:
-        runner.number({"steps": value}, "steps")
+        supervise.number({"steps": value}, "steps")
     assert failed.value.status == "invalid"
-    assert runner.number({"steps": 3}, "steps") == 3.0
+    assert supervise.number({"steps": 3}, "steps") == 3.0
 
 
 def test_numbers_that_no_ledger_could_hold_are_invalid(mlx: Runner, tmp_path: Path) -> None:
-    lies = '{"event": "stopped", "step": 1, "train_nats": 1}\n{"event": "done", "params": 1e30}'
-    outcome = train(mlx, tmp_path, f"if {TRAINING}: _tell({lies!r}); time.sleep(9)")
+    lies = '{"event": "stopped", "step": 1, "train_nats": 1}\n{"event": "saved"}\n{"event": "done", "params": 1e30}'
+    outcome = train(mlx, tmp_path, f"if {TRAINING}: open('weights.safetensors', 'w'); _tell({lies!r}); time.sleep(9)")
     assert (outcome.status, "params = '1e+30'" in outcome.reason) == ("invalid", True), outcome.reason
 
 
 def test_diagnostics_are_finite_numbers_or_left_out(mlx: Runner, tmp_path: Path) -> None:
     facts = {"a\x1b[31m": 1.5, "b": "words", "c": [1], "d": True, "e": float("inf"), "f": float("nan")}
-    lies = '{"event": "stopped", "step": 1, "train_nats": 1}\n' + json.dumps(
+    lies = '{"event": "stopped", "step": 1, "train_nats": 1}\n{"event": "saved"}\n' + json.dumps(
         {"event": "done", "params": 1, "peak_memory_bytes": 1, "diagnostics": facts})
     outcome = train(mlx, tmp_path, f"if {TRAINING}: open('weights.safetensors', 'w'); _tell({lies!r}); time.sleep(9)")
     assert outcome.facts["diagnostics"] == {"a": 1.5}
@@ -168,16 +202,16 @@ def test_what_a_candidate_prints_is_shown_clean_and_bounded(mlx: Runner, tmp_pat
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", outcome.log_tail)
 
 
-def test_a_log_that_was_replaced_by_a_pipe_is_not_waited_for(mlx: Runner, tmp_path: Path) -> None:
-    outcome = train(mlx, tmp_path, "os.unlink('log.txt'); os.mkfifo('log.txt'); raise ValueError('no log')")
-    assert outcome.status == "crash" and outcome.log_tail == ""
+def test_a_log_that_was_replaced_by_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log.txt")
+    assert tail(tmp_path / "log.txt") == ""
 
 
 def test_a_feeder_that_can_not_read_its_text_is_named(mlx: Runner, tmp_path: Path) -> None:
     class Damaged(Runner):
         def _feeder_job(self, *args: object):
             job = super()._feeder_job(*args)
-            return type(job)(**{**vars(job), "shard": str(tmp_path / "gone")})
+            return type(job)(**{**vars(job), "shards": [str(tmp_path / "gone")]})
 
     outcome = Damaged(mlx.prepared, "mlx", mlx.caches).train(honest(), tiny_recipe(), 1, tmp_path, None, 3)
     assert outcome.status == "crash" and "the feeder died" in outcome.reason

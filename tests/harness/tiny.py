@@ -57,7 +57,7 @@ def edited(name: str, old: str, new: str) -> dict[str, bytes]:
 
 def small_text(cache: Path, size: int = 150_000, tokenizers: tuple[str, ...] = ("byte", "bpe-512")) -> Prepared:
     """Made-up text, prepared in a cache of its own."""
-    corpus = Corpus("text", "made up", "made", [made_text(size // 4, seed) for seed in range(4)], [])
+    corpus = Corpus("text", "made up", "made", lambda: (made_text(size // 4, seed) for seed in range(4)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTORESEARCH_CACHE", str(cache))
         return prepare.prepare(corpus, "made", tokenizers).prepared

@@ -1,0 +1,291 @@
+"""One running trial seen from outside: the pipes to it, its messages, its time.
+
+    Outcome      what a training run came to
+    plumbing     the ring, pipes and channel between supervisor, feeder and trial
+    Supervised   follows a trial from loaded to done; whatever goes wrong is a TrialFailed
+
+What a child says is data from a stranger: numbers are checked, words are cleaned and cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from autoresearch.harness import caches, calibrate, checkpoint, launch
+from autoresearch.harness.channel import Channel, Closed, RingShape, shared_buffer
+from autoresearch.harness.conditions import Conditions, Observer
+from autoresearch.harness.serving import failure_of
+from autoresearch.harness.text import clean
+from autoresearch.harness.watch import OUT_OF_MEMORY, Watch
+from autoresearch.records import MACHINE, MEMORY, Point
+
+WARMUP_TIMEOUT_S = 900.0  # cold compilation of a large model on few cores
+HAND_OVER_S, HAND_OVER_SHARE, SLOW_DISK_BYTES_PER_S = 3.0, 0.01, 50e6
+FINISH_S = 10.0
+SILENT_S = 60.0  # without a word from a trial that trains, and at least twice what its whole warm-up took
+SLOWER = 20.0  # times its longest silence so far
+
+DIVERGED = "diverged"  # a cause beside MEMORY and MACHINE: the loss went to infinity, or to where no loss is
+CAUSES = {"diverged": DIVERGED, "out_of_memory": MEMORY, "device": MACHINE, "unusable": MACHINE}  # by a child's kinds
+FEEDER_DIED = "the feeder died; the disk or the prepared text may be damaged"
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+class TrialFailed(Exception):
+    """`status` is a verdict: crash, timeout, invalid or interrupted. `cause` is DIVERGED, MEMORY, MACHINE, or empty
+    where it is another fault of the candidate's own."""
+
+    def __init__(self, status: str, reason: str, cause: str = ""):
+        self.status, self.reason, self.cause = status, reason, cause
+        super().__init__(reason)
+
+
+@dataclass
+class Outcome:
+    """What one training run came to. Times are the supervisor's; `facts` are as the trial told them."""
+
+    status: str = "ok"
+    reason: str = ""
+    cause: str = ""  # as TrialFailed has it
+    steps: int = 0
+    tokens: int = 0
+    train_s: float = 0.0
+    total_s: float = 0.0
+    params: int = 0
+    peak_memory_bytes: int = 0
+    utilisation: float | None = None
+    curve: list[Point] = field(default_factory=list)
+    log_tail: str = ""
+    weights: Path | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    conditions: Conditions | None = None  # while it trained; None where it didn't get to its end
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.train_s if self.train_s else 0.0
+
+
+def number(message: dict[str, Any], key: str) -> float:
+    """A finite number from a stranger's message, or TrialFailed."""
+    value = message.get(key)
+    if is_number(value):
+        return float(value)
+    raise TrialFailed("invalid", f"the trial reported {key} = {str(value)[:40]!r}, not a number that can be")
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Nothing that is measured here goes beyond 1e18, and SQLite's integers end soon after."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e18 < value < 1e18
+
+
+def optional(message: dict[str, Any], key: str) -> float | None:
+    return None if message.get(key) is None else number(message, key)
+
+
+@dataclass
+class Pipes:
+    ring: int
+    filled_read: int
+    filled_write: int
+    free_read: int
+    free_write: int
+    channel: Channel
+    theirs: socket.socket
+    _only_ours: bool = False
+
+    def keep_ours(self) -> None:
+        """Close what only the children need, so that each sees the other's end close."""
+        if not self._only_ours:
+            self._only_ours = True
+            for fd in (self.ring, self.filled_read, self.filled_write, self.free_read, self.free_write):
+                os.close(fd)
+            self.theirs.close()
+
+
+@contextlib.contextmanager
+def plumbing(shape: RingShape) -> Iterator[Pipes]:
+    ours, theirs = socket.socketpair()
+    pipes = Pipes(shared_buffer(shape.size_bytes), *os.pipe(), *os.pipe(), Channel(ours), theirs)
+    try:
+        yield pipes
+    finally:
+        pipes.keep_ours()
+        pipes.channel.close()
+
+
+@dataclass
+class Supervised:
+    """One running trial, seen from outside."""
+
+    trial: subprocess.Popen[bytes]
+    feeder: subprocess.Popen[bytes]
+    watch: Watch
+    channel: Channel
+    folder: Path
+    cache: Path  # where what it compiles in its warm-up is kept
+    budget_s: float | None
+    dev_scale: float
+    weights_bytes: int
+    listen: Listener
+
+    def follow(self, outcome: Outcome) -> None:
+        loaded = self._await("loaded", WARMUP_TIMEOUT_S, "warm-up")
+        ready = self._await("ready", WARMUP_TIMEOUT_S, "warm-up")
+        caches.keep(self.folder / launch.SCRATCH / caches.NAME, self.cache)
+        outcome.facts = {"device": clean(str(loaded.get("device")))[:100],
+                         "precision": clean(str(loaded.get("precision")))[:20],
+                         "warmup_s": number(ready, "warmup_s"), "ceiling_flops": number(ready, "ceiling_flops")}
+        before, seen = calibrate.speed(), Observer(self.trial.pid)
+        try:
+            self._train(outcome, seen)
+        except TrialFailed as e:
+            if (e.status == "timeout" or e.cause == MACHINE) and (why := seen.standstill()):
+                raise TrialFailed("interrupted", why) from None
+            raise
+        self._await("saved", self._hand_over_s(), "handing over the weights")
+        weights = take_weights(self.folder)
+        done = self._await("done", self._finish_s(outcome), "its diagnostics")
+        outcome.params, outcome.peak_memory_bytes = int(number(done, "params")), int(number(done, "peak_memory_bytes"))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.trial.wait(2)  # its own end is no load to calibrate beside
+        outcome.conditions = seen.conditions(outcome.curve, (before, calibrate.speed()))
+        diagnostics = done.get("diagnostics")
+        if isinstance(diagnostics, dict):
+            outcome.facts["diagnostics"] = {clean(k)[:60]: v for k, v in list(diagnostics.items())[:100]
+                                            if is_number(v)}
+        outcome.weights = weights
+
+    def _train(self, outcome: Outcome, seen: Observer) -> None:
+        start = time.monotonic()
+        try:
+            self._go()
+            self._until_stopped(start, outcome)
+            outcome.train_s = time.monotonic() - start
+        finally:
+            seen.stop()  # before the feeder ends, and with it the record of its CPU time
+        outcome.steps = self._steps_taken()
+        self._judge_time(outcome)
+
+    def _until_stopped(self, start: float, outcome: Outcome) -> None:
+        deadline = math.inf if self.budget_s is None else start + self.budget_s + self._grace_s()
+        late = TrialFailed("timeout", f"training did not stop at its budget of {self.budget_s} s")
+        heard, silent_s = start, max(SILENT_S, 2 * outcome.facts["warmup_s"])
+        while True:
+            hangs = TrialFailed("crash", f"the trial gave no sign of life for {silent_s:.0f} s: its device hangs, or a "
+                                         "step takes longer than the whole warm-up did", MACHINE)
+            message = self._next(*min((deadline, late), (heard + silent_s, hangs), key=lambda d: d[0]))
+            heard, silent_s = time.monotonic(), max(silent_s, SLOWER * (time.monotonic() - heard))
+            if message.get("event") not in ("step", "stopped"):
+                continue
+            train, dev = optional(message, "train_nats"), optional(message, "dev_nats")
+            point = Point(int(number(message, "step")), time.monotonic() - start, train,
+                          None if dev is None else dev * self.dev_scale)
+            outcome.curve.append(point)
+            memory = int(optional(message, "peak_memory_bytes") or 0)
+            self.listen({"event": "step", "point": point, "peak_memory_bytes": memory})
+            if message["event"] == "stopped":
+                return
+
+    def _go(self) -> None:
+        """Opens the feeder and starts the trial's clock."""
+        try:
+            self.feeder.stdin.write(b"\0")  # type: ignore[union-attr]
+            self.feeder.stdin.flush()  # type: ignore[union-attr]
+            self.channel.send(event="go")
+        except (BrokenPipeError, Closed):
+            raise self._death() from None
+
+    def _steps_taken(self) -> int:
+        """As the feeder counted them; the number that tokens and speed are computed from."""
+        try:
+            out, _ = self.feeder.communicate(timeout=30)  # closing its input ends it
+            return int(out)
+        except (subprocess.TimeoutExpired, ValueError):
+            raise TrialFailed("crash", FEEDER_DIED, MACHINE) from None
+
+    def _grace_s(self) -> float:
+        return max(5.0, 0.05 * (self.budget_s or 0.0))
+
+    def _hand_over_s(self) -> float:
+        """From the end of training until the weights are written. What takes longer might be more training."""
+        return HAND_OVER_S + HAND_OVER_SHARE * (self.budget_s or 0.0) + self.weights_bytes / SLOW_DISK_BYTES_PER_S
+
+    def _finish_s(self, outcome: Outcome) -> float:
+        """For diagnostics, when the weights are no longer the trial's: a few steps' work."""
+        return FINISH_S + 0.02 * (self.budget_s or 0.0) + 4 * outcome.train_s / max(1, outcome.steps)
+
+    def _judge_time(self, outcome: Outcome) -> None:
+        if self.budget_s is not None and outcome.train_s > self.budget_s + max(1.0, 0.02 * self.budget_s):
+            raise TrialFailed("timeout", f"trained for {outcome.train_s:.1f} s of a budget of {self.budget_s:g} s; "
+                                         "its last step took longer than its steps usually do")
+
+    def _await(self, event: str, timeout_s: float, during: str) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout_s
+        late = TrialFailed("timeout", f"{during} took longer than {timeout_s:.0f} s")
+        while True:
+            message = self._next(deadline, late)
+            if message.get("event") == event:
+                self.listen({"event": event} | {k: number(message, k) for k in ("ceiling_flops",) if k in message})
+                return message
+
+    def _next(self, deadline: float, late: TrialFailed) -> dict[str, Any]:
+        """The next message. Raises TrialFailed for a failure, a death, a broken protocol; `late` at the deadline."""
+        try:
+            left = deadline - time.monotonic()
+            message = None if left <= 0 else self.channel.receive(None if left == math.inf else left)
+        except Closed:
+            raise self._death() from None
+        except ValueError as e:
+            raise TrialFailed("invalid", f"the trial broke the protocol: {e}") from None
+        if message is None:
+            raise late
+        if message.get("event") == "failed":
+            raise TrialFailed("crash", failure_of(message), CAUSES.get(str(message.get("kind")), ""))
+        return message
+
+    def _death(self) -> TrialFailed:
+        """Why the trial says nothing any more. A signal that is not ours is a fault of device, driver or system."""
+        if why := self.watch.reason:
+            cause = MEMORY if why.startswith(OUT_OF_MEMORY) else ""
+            return TrialFailed("crash", f"the trial was stopped: {why}", cause)
+        if self.feeder.poll() is not None:
+            return TrialFailed("crash", FEEDER_DIED, MACHINE)
+        try:
+            code = self.trial.wait(5)
+        except subprocess.TimeoutExpired:
+            return TrialFailed("crash", "the trial closed its channel")
+        if code == -signal.SIGKILL and self.watch.starved():
+            return TrialFailed("crash", "out of memory: the system killed the trial", MEMORY)
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return TrialFailed("crash", f"the trial ended by itself with {how}", MACHINE if code < 0 else "")
+
+
+def take_weights(folder: Path) -> Path:
+    """A copy, beside its scratch folder, of what a trial says it has left there: it may be running and writing still.
+    Links are not followed."""
+    left, taken = folder / launch.SCRATCH / checkpoint.WEIGHTS, folder / checkpoint.WEIGHTS
+    try:
+        source = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise TrialFailed("crash", "the trial ended without writing weights") from None
+    except OSError:
+        raise TrialFailed("invalid", "the trial left something else than a file in place of its weights") from None
+    with open(source, "rb") as weights:
+        if not stat.S_ISREG(os.fstat(source).st_mode):
+            raise TrialFailed("invalid", "the trial left something else than a file in place of its weights")
+        with open(taken, "wb") as copy:
+            shutil.copyfileobj(weights, copy, 1 << 20)
+    return taken

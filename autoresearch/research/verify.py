@@ -1,26 +1,37 @@
-"""Verification: champion, baseline and the fixed reference on fresh seeds and text that selected nothing.
+"""Verification: champion, baseline and the fixed reference on fresh seeds, and on text that selected nothing.
 
     verify      run what is missing
-    summarise   what the trials say: gains with intervals, and one sentence
+    seconds     how long that takes
+    summarise   what the trials say: gains with intervals, what selection flattered, and one sentence
+
+Every trial is scored on the whole of val, which selected the champion, and of confirm, which didn't: the difference
+between what the study claims on val and what fresh seeds give there is the optimism of selecting. The holdout is read
+once for a pair of champion and baseline, by the first verification of five seeds or more.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from autoresearch.paths import CANDIDATE
-from autoresearch.records import BASELINE, REFERENCE, Experiment
+from autoresearch.records import BASELINE, REFERENCE, Experiment, Trial, last_kept
 from autoresearch.research import gate
 from autoresearch.research.lab import Candidate, Lab
+from autoresearch.research.paired import Gain, gain, half_width
 from autoresearch.research.until import Until
 from backends.recipe import load
 
-FIRST_SEED = 1001  # never used for screening
-# Two-sided 95% points of Student's t by degrees of freedom; beyond the table the normal's.
-T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+PURPOSE = "verify"
+FIRST_SEED = 1001  # never used for deciding
+SEEDS = 5
+SPLITS = ("val", "confirm")
+LOOKS = "holdout_looks"  # fact: [{"champion": its number, "seeds": how many, "at": when}], written before looking
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,7 @@ class Arm:
     label: str
     n: int
     bpb: tuple[float, ...]  # one for each seed, on the confirm split
+    means: dict[str, float] = field(default_factory=dict)  # by split, over its seeds
 
     @property
     def mean(self) -> float:
@@ -35,65 +47,124 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Gain:
-    """Of the champion over another arm, in bits per byte; the interval is of paired differences."""
-
-    over: str
-    mean_bpb: float
-    low_bpb: float
-    high_bpb: float
-    percent: float
-    seeds: int
-
-
-@dataclass(frozen=True)
 class Summary:
     arms: list[Arm]
-    gains: list[Gain]
-    sentence: str
+    gains: list[Gain]  # of the champion on confirm, over the reference and the baseline
+    sentence: str  # the headline, and what the reference adds to it
+    splits: dict[str, Gain] = field(default_factory=dict)  # of the champion over the baseline
+    claimed_bpb: float | None = None  # the same gain by the trials that selected it
+    looks: int = 0  # at the holdout, of this study; the last one is this champion's if it has a gain there
+
+    @property
+    def optimism_bpb(self) -> float | None:
+        """What selecting added to the gain on val."""
+        return None if self.claimed_bpb is None or "val" not in self.splits \
+            else self.claimed_bpb - self.splits["val"].mean_bpb
 
 
 def verify(lab: Lab, reference: Path | None, seeds: int, until: Until) -> None:
     """Trials that are missing, seed by seed over all arms so that a stop leaves whole pairs."""
-    experiments = {e.n: e for e in lab.ledger.experiments()}
     champion = lab.ledger.incumbent()
     if champion is None:
         return
-    arms = [_candidate(lab, experiments[n]) for n in dict.fromkeys((BASELINE, champion.n))]
+    experiments = {e.n: e for e in lab.ledger.experiments()}
+    arms = [candidate(lab, experiments[n]) for n in dict.fromkeys((BASELINE, champion.n))]
     if reference is not None and (arm := _reference(lab, reference)):
         arms.insert(0, arm)
-    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+    looked = _look(lab, champion.n, seeds)
+    for i in range(seeds):
         for arm in arms:
-            done = [t for t in lab.ledger.experiment(arm.n).trials if t.purpose == "verify" and t.seed == seed]
-            if not until.asked and not any(t.status == "ok" for t in done):
-                trial = lab.verify(arm, seed)
-                (lab.folder(trial.id) / "recorded.npz").unlink(missing_ok=True)
-                if arm.n != champion.n:
-                    lab.discard_files(trial)
+            splits = SPLITS if arm.n == REFERENCE or i >= looked else (*SPLITS, "holdout")
+            if _is_done(lab.ledger.experiment(arm.n), FIRST_SEED + i, splits):
+                continue
+            if until.over(_trial_s(lab)):
+                lab.view.note(f"verification stops after {i} of {seeds} seeds; `ar verify` goes on with it")
+                return
+            # The champion's first weights stay: a model to hand on, whose own scores selected nothing.
+            lab.extra(arm, FIRST_SEED + i, PURPOSE, splits, keep=arm.n == champion.n and i == 0)
 
 
-def summarise(experiments: list[Experiment]) -> Summary | None:
-    """None until the champion and the baseline, or the reference, share a verified seed."""
-    kept = [e for e in experiments if e.verdict == "keep"]
-    if not kept:
-        return None
-    champion = max((e for e in kept if _scores(e)), key=lambda e: e.n, default=None)
-    if champion is None or champion.n != max(e.n for e in kept):
+def seconds(lab: Lab, reference: Path | None, seeds: int) -> float:
+    """How long `verify` takes, for a champion that is not verified yet."""
+    experiments = {e.n: e for e in lab.ledger.experiments()}
+    if BASELINE not in experiments or not experiments[BASELINE].screens():
+        return 0.0
+    missing = seeds  # of a champion that is still to be found
+    for n in (BASELINE, *([REFERENCE] if reference is not None else [])):
+        missing += sum(n not in experiments or not _is_done(experiments[n], FIRST_SEED + i, SPLITS)
+                       for i in range(seeds))
+    return missing * _trial_s(lab)
+
+
+def summarise(experiments: list[Experiment], looks: Sequence[dict[str, Any]] = ()) -> Summary | None:
+    """None until the champion and the baseline, or the reference, share a verified seed. `looks`: the fact LOOKS."""
+    champion = last_kept(experiments)
+    if champion is None or not _scores(champion):
         return None
     labels = {REFERENCE: "the reference", BASELINE: "the baseline"}
     others = [e for e in experiments if e.n in labels and e.n != champion.n and _scores(e)]
-    gains = [g for e in others if (g := _gain(labels[e.n], _scores(e), _scores(champion)))]
-    arms = [Arm(labels.get(e.n, f"#{e.n}, the champion"), e.n, tuple(_scores(e).values())) for e in [*others, champion]]
+    gains = [g for e in others if (g := gain(labels[e.n], _scores(e), _scores(champion)))]
     if not gains:
         return None
-    return Summary(arms, gains, " ".join(_sentence(g) for g in gains))
+    arms = [_arm(labels.get(e.n, f"#{e.n}, the champion"), e) for e in [*others, champion]]
+    base = next((e for e in others if e.n == BASELINE), None)
+    splits = {split: g for split in (*SPLITS, "holdout")
+              if base and (g := gain(labels[BASELINE], _scores(base, split), _scores(champion, split)))}
+    told = " ".join(sentence(g) for g in sorted(gains, key=lambda g: g.over != labels[BASELINE]))
+    return Summary(arms, gains, told, splits, _claimed(base, champion) if base else None, len(looks))
 
 
-def _candidate(lab: Lab, experiment: Experiment) -> Candidate:
+def candidate(lab: Lab, experiment: Experiment) -> Candidate:
+    """An experiment's, to be trained again."""
     workspace = lab.study.workspace
     files = workspace.candidate_files(experiment.sha)
     tokenizers = lab.runner.prepared.tokenizers()
     return Candidate(experiment.n, files, gate.check([], files, CANDIDATE, tokenizers))
+
+
+def sentence(g: Gain) -> str:
+    amount = f"{abs(g.mean_bpb):.4f} bits per byte ({abs(g.percent):.1f}%)"
+    where = f"on the confirm split, {g.seeds} fresh seed{'s' if g.seeds > 1 else ''}"
+    side = "below" if g.mean_bpb > 0 else "above"
+    if g.seeds < 2:
+        return f"Measured {amount} {side} {g.over} {where}: too few seeds for an interval."
+    if g.is_real:
+        return f"The champion is {amount} below {g.over} {where}, 95% interval {g.low_bpb:.4f} to {g.high_bpb:.4f}."
+    if g.is_loss:
+        return f"The champion is {amount} above {g.over} {where}: it is worse."
+    return (f"No certain difference from {g.over} {where}: {amount} {side} was measured, 95% "
+            f"interval from {g.high_bpb:.4f} below to {-g.low_bpb:.4f} above.")
+
+
+def interval(bpb: list[float]) -> str:
+    """Of a mean over seeds, in words that follow it."""
+    half = half_width(bpb)
+    return "" if math.isinf(half) else f", 95% interval {statistics.fmean(bpb) - half:.4f} to " \
+        f"{statistics.fmean(bpb) + half:.4f}"
+
+
+def optimism(summary: Summary) -> str:
+    """What the study claims for its champion against what fresh seeds give on the same split, in words; or ""."""
+    claimed, flattered = summary.claimed_bpb, summary.optimism_bpb
+    if claimed is None or flattered is None:
+        return ""
+    fresh = summary.splits["val"]
+    told = f"The trials that selected it claim {claimed:.4f} on val; fresh seeds give {fresh.mean_bpb:.4f} there"
+    if flattered <= 0:
+        return f"{told}: selecting flattered nothing."
+    share = f" ({100 * flattered / claimed:.0f}% of the claim)" if claimed > 0 else ""
+    return f"{told}: selecting flattered the gain by {flattered:.4f}{share}."
+
+
+def holdout(summary: Summary) -> str:
+    """What the one look at the holdout says, and how many there were; or ""."""
+    g = summary.splits.get("holdout")
+    if g is None:
+        return ""
+    interval = f", 95% interval {g.low_bpb:.4f} to {g.high_bpb:.4f}" if g.seeds > 1 else ""
+    told = f"On the holdout, read once for this pair: {g.mean_bpb:+.4f} bits per byte{interval}, {g.seeds} seeds."
+    return told if summary.looks < 2 else \
+        f"{told} It is look {summary.looks} of this study at the holdout: each one is worth less than the one before."
 
 
 def _reference(lab: Lab, path: Path) -> Candidate | None:
@@ -112,33 +183,55 @@ def _reference(lab: Lab, path: Path) -> Candidate | None:
     return Candidate(REFERENCE, lab.study.workspace.candidate_files(base), recipe)
 
 
-def _scores(experiment: Experiment) -> dict[int, float]:
-    """{seed: bits per byte on confirm}."""
-    return {t.seed: b for t in experiment.trials if t.purpose == "verify" and (b := t.bpb("confirm")) is not None}
+def _look(lab: Lab, champion: int, seeds: int) -> int:
+    """Of how many seeds this pair's one look at the holdout consists. Where it had none, this is it, if it is not
+    wasted on too few."""
+    looks = lab.ledger.fact(LOOKS, [])
+    for look in looks:
+        if look["champion"] == champion:
+            if look["seeds"] < seeds:
+                lab.view.note(f"the holdout is not read again for this champion: it was on {look['at']}, with "
+                              f"{look['seeds']} seeds")
+            return int(look["seeds"])
+    if champion == BASELINE or seeds < SEEDS:
+        return 0
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    lab.ledger.set_fact(LOOKS, [*looks, {"champion": champion, "seeds": seeds, "at": now}])
+    return seeds
 
 
-def _gain(over: str, theirs: dict[int, float], champions: dict[int, float]) -> Gain | None:
-    seeds = sorted(theirs.keys() & champions.keys())
-    if not seeds:
-        return None
-    differences = [theirs[s] - champions[s] for s in seeds]
-    mean = statistics.fmean(differences)
-    half = math.inf
-    if len(seeds) > 1:
-        half = T_95.get(len(seeds) - 1, 1.96) * statistics.stdev(differences) / math.sqrt(len(seeds))
-    percent = 100 * mean / statistics.fmean(theirs[s] for s in seeds)
-    return Gain(over, mean, mean - half, mean + half, percent, len(seeds))
+def _trial_s(lab: Lab) -> float:
+    """Of one verified trial. Before there is one, from the baseline's: what these took to score, for all that is to be
+    scored."""
+    verified = [t.total_s for e in lab.ledger.experiments() for t in e.trials if t.purpose == PURPOSE and t.scores]
+    if verified:
+        return 1.1 * max(verified)
+    baseline = lab.ledger.experiment(BASELINE).screens()
+    splits = lab.runner.prepared.manifest.splits
+    whole = sum(splits[name].bytes for name in (*SPLITS, "holdout"))
+    return 1.1 * max((t.total_s + (whole / t.scores[0].bytes - 1) * _scoring_s(t) for t in baseline), default=0.0)
 
 
-def _sentence(g: Gain) -> str:
-    amount = f"{abs(g.mean_bpb):.4f} bits per byte ({abs(g.percent):.1f}%)"
-    where = f"on the confirm split, {g.seeds} fresh seed{'s' if g.seeds > 1 else ''}"
-    if g.seeds < 2:
-        side = "below" if g.mean_bpb > 0 else "above"
-        return f"Measured {amount} {side} {g.over} {where}: too few seeds for an interval."
-    if g.low_bpb > 0:
-        return f"The champion is {amount} below {g.over} {where}, 95% interval {g.low_bpb:.4f} to {g.high_bpb:.4f}."
-    if g.high_bpb < 0:
-        return f"The champion is {amount} above {g.over} {where}: it is worse."
-    return (f"No certain difference from {g.over} {where}: {g.mean_bpb:+.4f} bits per byte, "
-            f"95% interval {g.low_bpb:+.4f} to {g.high_bpb:+.4f}.")
+def _scoring_s(trial: Trial) -> float:
+    """And what comes before and after it, so that this is rather too long."""
+    return max(0.0, trial.total_s - trial.train_s - float(trial.facts.get("warmup_s") or 0.0))
+
+
+def _is_done(experiment: Experiment, seed: int, splits: tuple[str, ...]) -> bool:
+    return all(seed in _scores(experiment, split) for split in splits)
+
+
+def _scores(experiment: Experiment, split: str = "confirm") -> dict[int, float]:
+    return experiment.scores(PURPOSE, split)
+
+
+def _arm(label: str, experiment: Experiment) -> Arm:
+    found = {split: _scores(experiment, split).values() for split in (*SPLITS, "holdout")}
+    return Arm(label, experiment.n, tuple(found["confirm"]),
+               {split: statistics.fmean(bpb) for split, bpb in found.items() if bpb})
+
+
+def _claimed(baseline: Experiment, champion: Experiment) -> float | None:
+    """On the first seed that both were screened on, as `ar status` shows it."""
+    theirs, ours = ({t.seed: b for t in e.screens() if (b := t.bpb()) is not None} for e in (baseline, champion))
+    return next((theirs[seed] - ours[seed] for seed in theirs if seed in ours), None)

@@ -1,0 +1,114 @@
+"""The planted list with a trainer that takes no time: what it measures, what nights keep, and going on after a stop."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autoresearch.harness.supervise import Outcome
+from autoresearch.records import Score
+from autoresearch.research.study import Study
+from benchmarks import planted
+
+LOSS = {"optim.matrix_lr": {0.01: 0.05, 0.4: 0.3}, "optim.embedding_lr": {0.1: 0.04}, "model.width": {64: 0.05},
+        "schedule.warmdown_frac": {0.1: 0.04}, "schedule.final_lr_frac": {0.5: 0.05},
+        "batch.tokens_per_step": {512: 0.08, 1024: 0.03}}
+
+
+class Trainer:
+    """Each planted change is worth what it was planted as, beside luck of the seed and of the recipe on it."""
+
+    backend = "fake"
+    prepared = SimpleNamespace(
+        digest="d", tokenizers=lambda: ["bpe-2048"], tokenizer=lambda name: SimpleNamespace(vocab=2048),
+        manifest=SimpleNamespace(tokenizers={"bpe-2048": SimpleNamespace(tokens={"train": 1000})},
+                                 splits={"val": SimpleNamespace(rows=100)}))
+
+    def __init__(self, offset: int, calls: list[int], stop_at: int | None):
+        self.offset, self.calls, self.stop_at = offset, calls, stop_at
+        self.scores: dict[str, float] = {}
+
+    def too_short(self, recipe: Any) -> str:
+        return ""
+
+    def train(self, candidate: dict, recipe: Any, seed: int, folder: Path, budget_s: float, **kwargs: Any) -> Outcome:
+        self.calls.append(seed)
+        if len(self.calls) == self.stop_at:
+            raise KeyboardInterrupt
+        seed, flat = seed + self.offset, recipe.flat()
+        luck = 0.01 * np.random.default_rng(seed).normal()
+        own = 0.0003 * np.random.default_rng([seed, int(recipe.digest(), 16) % 2**32]).normal()
+        self.scores[folder.name] = 2.0 + sum(loss.get(flat[key], 0.0) for key, loss in LOSS.items()) + luck + own
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "weights.safetensors").write_bytes(b"w")
+        return Outcome(steps=1, tokens=1, train_s=1.0, weights=folder / "weights.safetensors",
+                       facts={"precision": "float32"})
+
+    def score(self, candidate: dict, recipe: Any, folder: Path, weights: Path, split: str, rows: int | None,
+              seconds: float | None = None) -> Score:
+        nats = np.full(rows or 100, self.scores[folder.name] * 100 * np.log(2))
+        np.savez(folder / "recorded.npz", nats=nats, bytes=np.full(len(nats), 100))
+        return Score(split, float(nats.sum()), 1, 100 * len(nats), 1, len(nats))
+
+    def audit(self, *args: Any) -> str:
+        return "replay of 7 positions"
+
+
+def place(folder: Path, stop_at: int | None = None) -> planted.Place:
+    clone = folder / "clone"
+    if not clone.exists():
+        (clone / "backends/gpt").mkdir(parents=True)
+        (clone / "backends/gpt/recipe.toml").write_text(planted.START)
+        (clone / "backends/gpt/torch_model.py").write_text("a = 1\n")
+        who = ("-c", "user.name=A Person", "-c", "user.email=person@example.org")
+        for args in (("init", "-q"), ("add", "-A"), (*who, "commit", "-q", "-m", "start")):
+            subprocess.run(["git", *args], cwd=clone, check=True)
+    calls: list[int] = []
+    return planted.Place(folder, lambda offset: Trainer(offset, calls, stop_at), {}, 30.0, "fake")
+
+
+def test_effects_are_measured_on_paired_seeds_and_a_stop_costs_one_trial(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        planted.measure(place(tmp_path, stop_at=20), 4)
+    planted.measure(place(tmp_path), 4)
+    with Study.open(tmp_path / "clone", planted.TRUTH, readonly=True) as study:
+        trials = [t for e in study.ledger.experiments() for t in e.trials if t.purpose == "repeat" and t.status == "ok"]
+    assert len(trials) == 13 * 4 and len({(t.experiment, t.seed) for t in trials}) == len(trials)
+    found = planted.effects(tmp_path / "clone")
+    for i, (kind, _, changes) in enumerate(planted.CHANGES):
+        assert found[i].kind == kind and found[i].seeds == 4, changes
+    assert found[0].mean_bpb == pytest.approx(0.05, abs=0.006) and found[0].spread_bpb > 0.003
+
+
+def test_nights_keep_what_helps_in_orders_and_with_seeds_of_their_own(tmp_path: Path) -> None:
+    planted.measure(place(tmp_path), 3)
+    for number in (1, 2):
+        planted.night(place(tmp_path), number)
+    before = planted.kept(tmp_path / "clone")
+    with pytest.raises(KeyboardInterrupt):
+        planted.night(place(tmp_path, stop_at=8), 3)
+    planted.night(place(tmp_path), 3)
+    nights = planted.kept(tmp_path / "clone")
+    assert all(len(verdicts) == 12 for verdicts in nights.values()) and {n: nights[n] for n in before} == before
+    assert list(nights[1]) != list(nights[2])
+    for verdicts in nights.values():
+        kept = [planted.CHANGES[i][0] for i, verdict in verdicts.items() if verdict == "keep"]
+        assert set(kept) == {"helpful"} and len(kept) >= 3
+    with Study.open(tmp_path / "clone", "night-1", readonly=True) as one, \
+            Study.open(tmp_path / "clone", "night-2", readonly=True) as two:
+        assert one.ledger.experiment(0).bpb() != two.ledger.experiment(0).bpb()
+    said = planted.table(tmp_path / "clone")
+    assert "| `model.width = 64` | harmful | -0.0" in said and "| harmful | 0 of 3 |" in said
+    assert "of 4 helpful changes and 0 others" in said and said.count("Night ") == 3
+
+
+def test_the_table_says_what_is_not_known_yet(tmp_path: Path) -> None:
+    spot = place(tmp_path)
+    planted.night(spot, 1)
+    planted.measure(spot, 0)
+    assert "what is true isn't measured yet" in planted.table(tmp_path / "clone")

@@ -1,0 +1,152 @@
+"""Verification and time to target over trials that follow a formula: what is run, what is read, what is said."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from autoresearch.cli.verify import table
+from autoresearch.records import BASELINE
+from autoresearch.research import horizon, verify
+from autoresearch.research.until import Until
+from autoresearch.research.verify import FIRST_SEED, LOOKS, Summary
+from backends.recipe import Recipe
+from tests.research.planted import Night, Planted
+
+
+def rule(recipe: Recipe, files: dict[str, bytes]) -> float:
+    """Half the rate gains 0.04."""
+    return 2.0 if recipe.optim.matrix_lr > 0.03 else 1.96
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Iterator[Night]:
+    night = Night.create(tmp_path, rule)
+    yield night
+    night.made.study.close()
+
+
+def summary_of(night: Night) -> Summary:
+    ledger = night.made.study.ledger
+    found = verify.summarise(ledger.experiments(), ledger.fact(LOOKS, []))
+    assert found is not None
+    return found
+
+
+def test_champion_and_baseline_meet_on_five_untouched_seeds_and_on_every_split(night: Night) -> None:
+    n, ledger = night.keep(optim__matrix_lr=0.02), night.made.study.ledger
+    lab = night.lab()
+    verify.verify(lab, None, verify.SEEDS, Until())
+    assert night.trials("verify") == [(arm, seed) for seed in range(1001, 1006) for arm in (BASELINE, n)]
+    used = {t.seed for e in ledger.experiments() for t in e.trials if t.purpose != "verify"}
+    assert not used & set(range(1001, 1006))
+    assert {s: ledger.reads(s) for s in ("val", "confirm", "holdout")} == {"val": 0, "confirm": 10, "holdout": 10}
+    found = summary_of(night)
+    assert {s: (g.seeds, round(g.mean_bpb, 3)) for s, g in found.splits.items()} \
+        == {"val": (5, 0.04), "confirm": (5, 0.04), "holdout": (5, 0.04)}
+    assert all(g.low_bpb < 0.04 < g.high_bpb and g.high_bpb - g.low_bpb < 0.002 for g in found.splits.values())
+    assert [arm.means["confirm"] - arm.means["val"] for arm in found.arms] == pytest.approx([0.1, 0.1], abs=1e-3)
+
+
+def test_the_same_command_runs_nothing_twice_and_goes_on_where_it_was_stopped(night: Night) -> None:
+    night.keep(optim__matrix_lr=0.02)
+    until = Until()
+    verify.verify(night.lab(until=until, stop_after=3), None, 5, until)
+    assert len(night.trials("verify")) == 3
+    lab = night.lab()
+    verify.verify(lab, None, 5, Until())
+    assert len(night.trials("verify")) == 10 and len(set(night.trials("verify"))) == 10
+    verify.verify(night.lab(stop_after=0), None, 5, Until())
+    assert len(night.trials("verify")) == 10
+
+
+def test_the_holdout_is_read_once_for_a_pair_however_often_it_is_verified(night: Night) -> None:
+    n, ledger = night.keep(optim__matrix_lr=0.02), night.made.study.ledger
+    said: list[str] = []
+    lab = night.lab()
+    lab.view.note = said.append  # type: ignore[method-assign]
+    verify.verify(lab, None, 5, Until())
+    assert ledger.reads("holdout") == 10 and said == []
+    verify.verify(lab, None, 7, Until())
+    assert ledger.reads("holdout") == 10 and "the holdout is not read again for this champion" in said[0]
+    assert (summary_of(night).splits["holdout"].seeds, summary_of(night).splits["confirm"].seeds) == (5, 7)
+    assert "read once for this pair" in verify.holdout(summary_of(night))
+    another = night.keep(optim__matrix_lr=0.01)
+    verify.verify(lab, None, 5, Until())
+    assert ledger.reads("holdout") == 15, "the baseline's scores are there"
+    assert [look["champion"] for look in ledger.fact(LOOKS)] == [n, another]
+    assert "look 2 of this study" in verify.holdout(summary_of(night))
+
+
+def test_the_holdout_is_not_spent_on_a_baseline_alone_or_on_few_seeds(night: Night) -> None:
+    reads = night.made.study.ledger.reads
+    verify.verify(night.lab(), None, 5, Until())
+    assert reads("holdout") == 0 and night.trials("verify") == [(0, seed) for seed in range(1001, 1006)]
+    n = night.keep(optim__matrix_lr=0.02)
+    verify.verify(night.lab(), None, 4, Until())
+    assert reads("holdout") == 0 and summary_of(night).splits["confirm"].seeds == 4 and verify.holdout(
+        summary_of(night)) == ""
+    verify.verify(night.lab(), None, 5, Until())
+    assert summary_of(night).splits["holdout"].seeds == 5, "both are scored on it, though they were verified before"
+    assert len([t for t in night.trials("verify") if t[0] == n]) == 4 + 5
+
+
+def test_of_all_weights_those_of_the_champions_first_seed_stay(night: Night) -> None:
+    n = night.keep(optim__matrix_lr=0.02)
+    verify.verify(night.lab(), None, 3, Until())
+    study = night.made.study
+    left = [(t.experiment, t.seed) for e in study.ledger.experiments() for t in e.trials
+            if t.purpose == "verify" and (study.trials / str(t.id) / "weights.safetensors").exists()]
+    assert left == [(n, FIRST_SEED)]
+    assert not list(study.trials.glob("*/recorded.npz"))
+
+
+def test_the_time_it_takes_is_known_beforehand_and_falls_with_what_is_done(night: Night) -> None:
+    night.keep(optim__matrix_lr=0.02)
+    lab = night.lab()
+    before = verify.seconds(lab, None, 5)
+    assert before == pytest.approx(10 * 1.1 * 320, rel=0.2)
+    verify.verify(lab, None, 5, Until())
+    assert verify.seconds(lab, None, 5) == pytest.approx(before / 2, rel=0.01), "the next champion is counted"
+
+
+def test_the_table_for_people_ends_with_the_sentence_to_quote(night: Night) -> None:
+    n = night.keep(optim__matrix_lr=0.02)
+    verify.verify(night.lab(), None, 5, Until())
+    heading, base, champion, *said, last = table(summary_of(night))
+    assert heading.split() == ["seeds", "val", "confirm", "holdout"]
+    assert base.startswith("the baseline") and champion.startswith(f"#{n}, the champion")
+    assert champion.split()[-4] == "5"
+    told = "\n".join(said)
+    assert re.search(r"^below the baseline on val: \+0\.0(39|40)\d bits per byte \(\+2\.0%\), 95%", told, re.MULTILINE)
+    assert re.search(r"The trials that selected it claim 0\.0(39|40)\d on val", told)
+    assert last == summary_of(night).sentence and "5 fresh seeds" in last
+
+
+# Time to target
+
+
+def test_the_champion_is_run_with_shorter_budgets_until_it_certainly_falls_short(night: Night) -> None:
+    n, study = night.keep(optim__matrix_lr=0.02), night.made.study
+    lab = night.lab()
+    verify.verify(lab, None, 3, Until())
+    scores = [study.ledger.experiment(which).scores(verify.PURPOSE, "confirm") for which in (BASELINE, n)]
+    race = horizon.Race(verify.candidate(lab, study.ledger.experiment(n)), *scores)
+    horizon.run(lab, race, Until())
+    # A run scores 0.05 better for twice the budget, the champion 0.04 better than the baseline: 2^-0.8 of 300 s.
+    found = horizon.target(study.ledger.experiments(), n, 300.0)
+    assert found is not None and found.seconds == pytest.approx(300 * 2**-0.8, rel=0.02)
+    assert found.low_s <= found.seconds <= found.high_s and found.seeds == 3
+    budgets = [budget for _, _, budget, _ in runner_of(lab).calls[6:]]
+    assert budgets == pytest.approx([300 * 2**-0.5] * 3 + [150.0] * 3), "the second falls short: there is no third"
+    horizon.run(lab, race, Until())
+    assert len(runner_of(lab).calls) == 12
+
+
+def runner_of(lab: object) -> Planted:
+    found = lab.runner  # type: ignore[attr-defined]
+    assert isinstance(found, Planted)
+    return found

@@ -11,72 +11,12 @@ from typing import Any
 
 import pytest
 
-from autoresearch.records import BASELINE, Experiment, Point, Score, Trial
-from autoresearch.research.researchers.base import Context, Proposal
-from autoresearch.research.researchers.moves import MOVES, SCHEMA, schema_moves
-from autoresearch.research.researchers.playbook import Playbook, settle
+from autoresearch.records import Point
+from autoresearch.research.researchers.moves import LEFT_ALONE, MOVES, SCHEMA, schema_moves
+from autoresearch.research.researchers.playbook import PLATEAU, Playbook
+from autoresearch.research.researchers.runnable import settle
 from backends.recipe import Recipe
-
-VOCAB = {"byte": 257, "bpe-1024": 1025, "bpe-2048": 2049, "bpe-4096": 4097}
-SPREAD = 0.002
-Outcome = float | str  # val_bpb, or the verdict of a trial without a score: "crash: why"
-
-
-def trial_of(n: int, bpb: float | None, status: str = "ok", reason: str = "", **fields: Any) -> Trial:
-    score = Score("val", nats=(bpb or 0) * math.log(2) * 1000, tokens=300, bytes=1000, chars=1000, rows=4)
-    given = dict(steps=1000, tokens=1_000_000) | fields
-    return Trial(n + 10, n, 1, "screen", status, 30.0, "2026-01-01T00:00:00Z", reason, scores=(score,) if bpb else (),
-                 **given)
-
-
-def experiment(n: int, recipe: Recipe, outcome: Outcome, verdict: str, parent: str = "", **fields: Any) -> Experiment:
-    bpb = outcome if isinstance(outcome, float) else None
-    reason = "" if isinstance(outcome, float) else outcome.partition(": ")[2]
-    trial = trial_of(n, bpb, "ok" if bpb else verdict, reason, **fields)
-    return Experiment(n, parent, f"sha{n}", "playbook", "", "", {}, recipe.flat(), "done", verdict, reason,
-                      "2026-01-01T00:00:00Z", (trial,))
-
-
-class Study:
-    """Runs a researcher against a function of the recipe, as the loop would."""
-
-    def __init__(self, start: Recipe, objective: Callable[[Recipe], Outcome], **context: Any):
-        self.objective, self.recipe = objective, start
-        fields = context.pop("trial", {})
-        self.fields = fields
-        self.top = experiment(BASELINE, start, objective(start), "keep", **fields)
-        self.ledger = [self.top]
-        self.proposals: list[Proposal] = []
-        self.given = dict(spread_bpb=SPREAD, tokenizers=list(VOCAB), vocab=VOCAB, seconds_left=None, brief="",
-                          train_tokens=dict.fromkeys(VOCAB, 10**9), budget_s=300.0, fits=lambda r: True,
-                          device={"name": "cpu", "backend": "cpu", "precisions": ("float32",)}) | context
-
-    def context(self) -> Context:
-        return Context(incumbent=self.top, recipe=self.recipe, experiments=list(self.ledger), **self.given)
-
-    def record(self, changes: dict[str, Any]) -> Experiment:
-        recipe = self.recipe.replace(changes)
-        outcome, n = self.objective(recipe), len(self.ledger)
-        if isinstance(outcome, float):
-            verdict = "keep" if outcome < (self.top.bpb() or 9) - SPREAD else "discard"
-        else:
-            verdict = outcome.partition(":")[0]
-        e = experiment(n, recipe, outcome, verdict, self.top.sha, **self.fields)
-        self.ledger.append(e)
-        if verdict == "keep":
-            self.top, self.recipe = e, recipe
-        return e
-
-    def step(self) -> Proposal:
-        proposal = Playbook().propose(self.context())
-        self.proposals.append(proposal)
-        self.record(proposal.changes)
-        return proposal
-
-    def run(self, count: int) -> Study:
-        for _ in range(count):
-            self.step()
-        return self
+from benchmarks.simulated import SPREAD, VOCAB, Outcome, Study, experiment
 
 
 def bowl(**best: float) -> Callable[[Recipe], float]:
@@ -180,7 +120,8 @@ def test_a_failed_direction_gets_another_look_when_the_incumbent_has_moved_on() 
 
 def test_goes_half_a_step_back_when_it_overshoots() -> None:
     study = Study(Recipe(), bowl(batch__tokens_per_step=2900)).run(40)
-    tried = [p.changes["batch.tokens_per_step"] for p in study.proposals if "batch.tokens_per_step" in p.changes]
+    tried = [p.changes["batch.tokens_per_step"] for p in study.proposals
+             if "batch.tokens_per_step" in p.changes and "on from the recipe" not in p.hypothesis]
     assert tried[:2] == [4096, 2048]
     assert 2048 < tried[2] < 4096 and study.recipe.batch.tokens_per_step == tried[2]
 
@@ -314,6 +255,26 @@ def test_near_misses_are_combined() -> None:
     assert study.recipe.model.qk_scale > 1 and study.recipe.schedule.warmdown_frac > 0.5
 
 
+def test_on_a_plateau_it_combines_near_misses_then_branches_from_an_earlier_incumbent_and_says_so() -> None:
+    study = Study(Recipe(), bowl(batch__tokens_per_step=4096)).run(2)
+    assert [e.verdict for e in study.ledger] == ["keep", "keep", "discard"]
+    study.objective = lambda r: 1.0
+    study.run(PLATEAU + 6)
+    late = study.proposals[1 + PLATEAU:]
+    said = [p for p in late if "nothing kept in" in p.evidence]
+    branched = [p for p in said if "on from the recipe of #0" in p.hypothesis]
+    combined = [p for p in said if p.hypothesis.startswith("combine: ")]
+    assert (len(combined), len(branched), len(said), len(late)) == (3, 2, 5, 7)  # the script goes on in between
+    for p in branched:  # what was kept since is undone, and something else is done
+        assert p.changes["batch.tokens_per_step"] != 4096 and "#0" in p.evidence
+    assert not any("nothing kept in" in p.evidence for p in study.proposals[:1 + PLATEAU])
+
+
+def test_a_branch_needs_an_earlier_incumbent() -> None:
+    study = Study(Recipe(), FLAT).run(PLATEAU + 6)
+    assert not any("on from the recipe of" in p.hypothesis for p in study.proposals)
+
+
 def test_edits_by_hand_are_learned_from_like_its_own() -> None:
     study = Study(Recipe(), FLAT)
     study.record({"batch.tokens_per_step": 4096})  # a person halved the batch, and it did not help
@@ -323,9 +284,22 @@ def test_edits_by_hand_are_learned_from_like_its_own() -> None:
     assert study.step().changes == {"batch.tokens_per_step": 2048}
 
 
-def test_every_recipe_key_that_is_a_number_or_a_choice_can_move() -> None:
+def test_every_recipe_key_moves_or_says_why_it_does_not() -> None:
     moved = {k for m in (*MOVES, *schema_moves()) for k in m.keys}
-    assert set(SCHEMA) - moved <= {"model.kv_heads", "model.value_gate_channels", "batch.micro_rows"}
+    assert set(SCHEMA) - moved == set(LEFT_ALONE)
+
+
+def test_nothing_is_proposed_that_changes_nothing() -> None:
+    """Without a gain RMSNorm commutes with the rotation; a rate without weights, a share of no warm-up, do nothing."""
+    study = Study(Recipe(), FLAT).run(150)
+    for e, p in zip(study.ledger[1:], study.proposals, strict=True):
+        flat = e.recipe
+        if p.changes.keys() == {"optim.vector_lr"}:
+            assert flat["model.norm_gain"] or flat["model.biases"]
+        if p.changes.keys() == {"schedule.seq_warmup_frac"}:
+            assert flat["schedule.seq_parts"] > 1
+        if p.changes.get("model.qk_norm") == "before":
+            assert flat["model.norm_gain"] or flat["model.norm"] == "layer"
 
 
 def test_proposals_are_quick_with_a_thousand_experiments() -> None:

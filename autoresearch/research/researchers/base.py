@@ -1,4 +1,9 @@
-"""The researcher's contract: a context in, one proposal out. Researchers never run anything themselves."""
+"""The researcher's contract: a context in, one proposal out. Researchers never run anything themselves.
+
+    Context      all that a researcher is told, and what it may ask
+    Proposal     one idea: hypothesis, evidence, edits
+    NoProposal   not this time; the study goes on with somebody else
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoresearch.records import Experiment
+from autoresearch.records import Experiment, Spend, Spent
 from backends.recipe import Recipe
 
 
@@ -27,6 +32,15 @@ class Context:
     seconds_left: float | None  # of the study; None: no end is set
     brief: str  # program.md
     fits: Callable[[Recipe], bool]  # the memory model: will it run on this device?
+    files: dict[str, str] = field(default_factory=dict)  # the incumbent's, by path relative to backends/gpt/
+    guidance: str = ""  # guidance.md: what a person wants from here on
+    hints: str = ""  # what one researcher wants another to know
+    spent: Spent = field(default_factory=Spent)  # by this study, so far
+    refusal: Callable[[Proposal], str] = lambda proposal: ""  # why it would not be run, in words; "" where it would
+    diff: Callable[[int], str] = lambda n: ""  # of an experiment against the one it changed
+    note: Callable[[str], None] = lambda text: None  # a line for the person
+    spend: Callable[[Spend], None] = lambda spend: None  # journals a request as soon as it has ended
+    stopping: Callable[[], bool] = lambda: False  # a stop was asked for, or time is up: wait no longer
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,12 @@ class Proposal:
     hypothesis: str  # one line
     evidence: str  # cites the results it answers by number, such as "#4 kept: 1,432 steps, -0.012 bpb"
     changes: dict[str, Any]  # {"table.key": value} of recipe.toml
-    files: dict[str, str] = field(default_factory=dict)  # new contents of files, by path relative to backends/gpt/
+    files: dict[str, str | None] = field(default_factory=dict)  # new contents (None: removed), as in Context.files
+    researcher: str = ""  # whose idea, where a researcher speaks for several
+
+
+class NoProposal(Exception):
+    """The researcher has none this time, for the reason given."""
 
 
 class Researcher(ABC):
@@ -46,4 +65,5 @@ class Researcher(ABC):
 
     @abstractmethod
     def propose(self, context: Context) -> Proposal:
-        """The next experiment, on top of the incumbent: valid, within memory, and never run before."""
+        """The next experiment, on top of the incumbent: valid, within memory, and never run before. May raise
+        NoProposal, unless it is the one that a study falls back on."""

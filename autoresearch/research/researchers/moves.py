@@ -76,7 +76,7 @@ class Move:
             new = 0.0  # as good as off
         assert key.low is not None and key.high is not None  # every numeric key has a range
         if key.type is float:
-            return float(f"{min(max(new, key.low), key.high):.3g}")
+            return min(max(float(f"{new:.3g}"), key.low), key.high)
         whole = round(new) if round(new) != old else old + math.copysign(1, by)  # at least one
         return int(min(max(whole, key.low), key.high))
 
@@ -110,8 +110,36 @@ def precisions(context: Context) -> dict[Any, float]:
     return {"auto": 0.0} | {p: float(i) for i, p in enumerate(context.device.get("precisions", ()))}
 
 
+def qk_norms(context: Context) -> dict[Any, float]:
+    """Root-mean-square is the same before and after a rotation: only a gain or a LayerNorm makes them differ."""
+    model = context.recipe.model
+    differ = model.norm_gain or model.norm == "layer" or model.qk_norm == "before"
+    return {v: float(i) for i, v in enumerate(("none", "before", "after")) if differ or v != "before"}
+
+
 def has_value_embeds(context: Context) -> bool:
     return context.recipe.model.value_embeds != "none"
+
+
+def has_vectors(context: Context) -> bool:
+    return context.recipe.model.norm_gain or context.recipe.model.biases
+
+
+def uses_muon(context: Context) -> bool:
+    return context.recipe.optim.matrix_rule == "muon"
+
+
+def decays_tables(context: Context) -> bool:
+    o = context.recipe.optim
+    return o.embedding_decay + o.value_embedding_decay + o.unembedding_decay > 0
+
+
+def starts_short(context: Context) -> bool:
+    return context.recipe.schedule.seq_parts > 1
+
+
+def has_long_rows(context: Context) -> bool:
+    return context.recipe.model.seq_len >= 128 or starts_short(context)
 
 
 def compiling_pays(context: Context) -> bool:
@@ -180,14 +208,64 @@ MOVES: tuple[Move, ...] = (
          options=in_order("SSSL", "SL", "L")),
     Move("output decay", ("optim.unembedding_decay",), 1.6, UP, "regularise the head", "less shrinkage", start=0.01,
          signals=REGULARISE),
+    Move("activation", ("model.activation",), 1.9, UP, "a smoother or gated MLP", "a cheaper MLP, more steps", finest=1,
+         options=in_order("relu2", "gelu", "silu", "swiglu")),
+    Move("dropout", ("model.dropout",), 1.3, UP, "rely on no single channel", "keep all that was learned", start=0.05,
+         back=0.8, signals={"overfit": (UP, 2.5)}),
+    Move("short rows first", ("schedule.seq_parts",), 1.5, UP, "short contexts are cheaper and learned first",
+         "whole rows from the start", finest=1, options=in_order(1, 2, 4, 8, 16), signals={"starved": (UP, 1.3)},
+         when=has_long_rows),
+    Move("short rows' share", ("schedule.seq_warmup_frac",), 1.3, UP, "short rows for longer", "whole rows sooner",
+         scale=LINEAR, stride=0.1, when=starts_short),
+    Move("polynomial", ("optim.muon_polynomial",), 1.2, UP, "flatter singular values", "the older iteration", finest=1,
+         options=in_order("newton_schulz", "polar_express"), when=uses_muon),
+    Move("Muon variance", ("optim.muon_variance",), 1.1, DOWN, "even rows and columns", "Muon as it was", finest=1,
+         options=in_order(False, True), when=uses_muon),
+    Move("cautious decay", ("optim.cautious_matrices",), 1.1, DOWN, "decay only along the step", "decay everywhere",
+         finest=1, options=in_order(False, True), when=lambda context: context.recipe.optim.matrix_decay > 0),
+    Move("cautious decay of tables", ("optim.cautious_tables",), 1.0, UP, "decay only along the step",
+         "decay everywhere", finest=1, options=in_order(False, True), when=decays_tables),
+    Move("clipping", ("optim.clip_norm",), 1.0, UP, "one bad batch does less harm", "clip harder", start=1.0,
+         signals={"shaky": (UP, 1.5), "diverged": (UP, 1.5)}),
+    Move("norm gains", ("model.norm_gain",), 1.2, UP, "every channel finds its scale", "fewer numbers to tune",
+         finest=1, options=in_order(False, True)),
+    Move("rate of gains and biases", ("optim.vector_lr",), 1.1, UP, "gains and biases keep up", "they settle",
+         when=has_vectors),
+    Move("norm", ("model.norm",), 0.9, UP, "no mean in the residual stream", "cheaper norms", finest=1,
+         options=in_order("rms", "layer")),
+    Move("QK-norm", ("model.qk_norm",), 1.2, DOWN, "bounded attention logits", "let attention find its scale",
+         finest=1, options=qk_norms),
+    Move("embedding norm", ("model.embed_norm",), 0.9, DOWN, "tokens enter at one size", "frequent tokens stand out",
+         finest=1, options=in_order(False, True)),
+    Move("biases", ("model.biases",), 0.8, UP, "a place for what is always true", "fewer numbers to tune", finest=1,
+         options=in_order(False, True)),
+    Move("residual lambdas", ("model.resid_lambdas",), 0.9, DOWN, "blocks weigh their past", "a plain residual stream",
+         finest=1, options=in_order(False, True)),
+    Move("input lambdas", ("model.input_lambdas",), 0.9, DOWN, "every block sees the input", "a plain residual stream",
+         finest=1, options=in_order(False, True)),
+    Move("value gate", ("model.value_gate",), 1.0, DOWN, "heads choose their values", "values as they are, cheaper",
+         finest=1, options=in_order(False, True), when=has_value_embeds),
+    Move("best weights", ("schedule.keep_best_dev",), 0.9, UP, "keep what scored best on dev", "keep the last weights",
+         finest=1, options=in_order(False, True), signals={"overfit": (UP, 3.0)}),
     Move("head size", ("model.head_dim", "model.width"), 1.4, DOWN, "fewer, richer heads", "more heads",
          powers=(1, 0), finest=1),
 )
 
 
+# Keys that no move turns, and why.
+LEFT_ALONE = {
+    "model.kv_heads": "follows the heads", "model.value_gate_channels": "follows the width",
+    "batch.micro_rows": "follows the memory", "runtime.checkpoint": "buys memory with time",
+    "model.positions": "learned ones must be as long as the rows that are scored, and gain nothing over RoPE",
+    "model.tied_embeddings": "needs another std and rate at the same time",
+    "optim.matrix_rule": "needs other learning rates at the same time",
+    "model.norm_eps": "matters to precision, not to what is learned",
+}
+
+
 def schema_moves() -> tuple[Move, ...]:
     """Plain lines along the numeric keys that the table leaves out, so a new key is explored too."""
-    named = {k for m in MOVES for k in m.keys} | {"model.kv_heads", "model.value_gate_channels", "batch.micro_rows"}
+    named = {k for m in MOVES for k in m.keys} | LEFT_ALONE.keys()
     return tuple(
         Move(k.name.split(".")[1], (k.name,), 1.0, UP, "not yet tuned", "not yet tuned",
              scale=LOG if k.log else LINEAR, stride=1.0 if k.log else 0.1)

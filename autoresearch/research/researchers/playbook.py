@@ -2,8 +2,8 @@
 
     Line      where the search along one move stands: on while it helps, half a step back when it
               overshoots, the other way when it fails, never again into a crash
-    settle    the nearest runnable recipe to a wished-for change
-    Playbook  scores every idea (moves, then combined near-misses), takes the best new one, else widens
+    Playbook  scores every idea (moves, then combined near-misses), takes the best new one, else widens;
+              on a plateau it also combines first, or branches from an earlier incumbent
 
 It keeps no state: the same ledger gives the same proposal, so a study can stop and go on anywhere.
 """
@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, field
-from itertools import chain, combinations
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, combinations, islice
 from typing import Any
 
 from autoresearch.research.researchers.base import Context, Proposal, Researcher
 from autoresearch.research.researchers.moves import DOWN, MOVES, UP, Move, schema_moves
-from autoresearch.research.researchers.reading import Attempt, attempts, cite, signals
-from backends.recipe import Recipe, RecipeError
+from autoresearch.research.researchers.reading import Attempt, attempts, cite, signals, stale
+from autoresearch.research.researchers.runnable import FOLLOWERS, in_words, seen, settle
 
-FOLLOWERS = {"batch.micro_rows", "model.value_gate_channels", "model.kv_heads"}  # keys that settle() adapts
 KEPT_BOOST, PER_ROUND = 1.25, 0.3  # what a kept step adds to a line's score, what each halving of its stride leaves
 FORGET_AFTER = 3  # keeps since, after which a failed direction is worth another look
+PLATEAU = 12  # experiments in a row without a keep
+BRANCHES = 20  # tries at a branch that can run and has not
 
 
 @dataclass
@@ -72,13 +73,14 @@ class Playbook(Researcher):
 
     def propose(self, context: Context) -> Proposal:
         now, past = signals(context), attempts(context)
-        flat = context.recipe.flat()
-        seen = {fingerprint(e.recipe) for e in context.experiments} | {fingerprint(flat)}
+        flat, ran = context.recipe.flat(), seen(context)
         moves = (*MOVES, *schema_moves())
-        scripted = [*scripted_ideas(context, moves, now, past), *near_misses(context, past)]
+        close = list(near_misses(context, past))
+        scripted = [*scripted_ideas(context, moves, now, past), *close]
         # The sort is stable: the table's order breaks ties.
-        for idea in chain(sorted(scripted, key=lambda i: -i.score), widen(context, moves)):
-            if recipe := settle(context, flat | idea.wishes, seen):
+        ordered = sorted(scripted, key=lambda i: -i.score)
+        for idea in chain(off_the_plateau(context, moves, past, close), ordered, widen(context, moves)):
+            if recipe := settle(context, flat | idea.wishes, ran):
                 return word(idea, flat, recipe.flat())
         raise AssertionError("widen() never ends")
 
@@ -124,6 +126,33 @@ def near_misses(context: Context, past: list[Attempt], most: int = 12) -> Iterat
                        f"both within the seed noise of {context.spread_bpb:.4f}")
 
 
+def off_the_plateau(context: Context, moves: Sequence[Move], past: list[Attempt],
+                    close: Sequence[Idea]) -> Iterator[Idea]:
+    """Where nothing was kept for long: near-misses combined, then a branch, then the script again, in turn."""
+    tried = stale(past)
+    said = f"nothing kept in {tried} experiments"
+    if tried >= PLATEAU and tried % 3 == 0:
+        yield from (replace(idea, hint=f"{said}; {idea.hint}") for idea in close)
+    if tried >= PLATEAU and tried % 3 == 1:
+        yield from (replace(idea, hint=said) for idea in islice(branches(context, moves, past), BRANCHES))
+
+
+def branches(context: Context, moves: Sequence[Move], past: list[Attempt]) -> Iterator[Idea]:
+    """Another way on from the recipe of one of the last few incumbents before this one, endlessly. What has changed
+    of the code stays: the branch is one of numbers."""
+    chain_of_keeps = [a.parent for a in past if a.experiment.verdict == "keep"]
+    rng, usable = random.Random(len(context.experiments)), [m for m in moves if m.when(context)]
+    flat = context.recipe.flat()
+    while chain_of_keeps:
+        start = rng.choice(chain_of_keeps[-3:])
+        move, sign = rng.choice(usable), rng.choice((UP, DOWN))
+        before = flat | start.recipe
+        if turned := move.turn(context, before, sign, move.stride):
+            wishes = {k: v for k, v in (before | turned).items() if flat.get(k) != v}
+            why = move.up if sign == UP else move.down
+            yield Idea(0.0, wishes, "branch", f"on from the recipe of #{start.n}: {why}", *cite(start))
+
+
 def widen(context: Context, moves: Sequence[Move]) -> Iterator[Idea]:
     """Endless plausible perturbations of one to three lines at once, seeded by the length of the ledger."""
     rng = random.Random(len(context.experiments))
@@ -148,48 +177,9 @@ def assign(moves: Sequence[Move], past: list[Attempt]) -> dict[str, list[Attempt
     return owned
 
 
-def settle(context: Context, wish: dict[str, Any], seen: Set[frozenset[Any]] = frozenset()) -> Recipe | None:
-    """The nearest runnable recipe to a flat one: keys that depend on others follow. None if it can't run or is seen."""
-    f = dict(wish)
-    heads = max(1, round(f["model.width"] / f["model.head_dim"]))
-    f["model.width"] = heads * f["model.head_dim"]
-    f["model.value_gate_channels"] = min(f["model.value_gate_channels"], f["model.width"])
-    f["model.kv_heads"] = 0 if f["model.kv_heads"] and heads % f["model.kv_heads"] else f["model.kv_heads"]
-    rows = max(1, round(f["batch.tokens_per_step"] / f["model.seq_len"]))
-    f["batch.tokens_per_step"] = rows * f["model.seq_len"]
-    f["batch.micro_rows"] = math.gcd(rows, f["batch.micro_rows"]) % rows if f["batch.micro_rows"] < rows else 0
-    # The one of the two that was just changed stays, the other gives way.
-    changed = f["schedule.warmup_frac"] != context.recipe.schedule.warmup_frac
-    yields, stays = [f"schedule.{k}_frac" for k in (("warmdown", "warmup") if changed else ("warmup", "warmdown"))]
-    f[yields] = min(f[yields], round(1 - f[stays], 3))
-    while fingerprint(f) not in seen:
-        try:
-            recipe = context.recipe.replace(f)
-        except RecipeError:
-            return None
-        # A memory model that denies what has just run is wrong about this machine; don't let it stop the night.
-        if context.fits(recipe) or not context.fits(context.recipe):
-            return recipe
-        micro = (f["batch.micro_rows"] or rows) // 2  # accumulate gradients over smaller parts of the step
-        if micro < 1:
-            return None
-        f["batch.micro_rows"] = math.gcd(rows, micro)
-    return None
-
-
-def fingerprint(flat: dict[str, Any]) -> frozenset[Any]:
-    """Equal for the recipes whose digests are equal, without building a thousand of them."""
-    return frozenset((DEFAULTS | flat).items())
-
-
 def word(idea: Idea, old: dict[str, Any], new: dict[str, Any]) -> Proposal:
     changes = {k: v for k, v in new.items() if old.get(k) != v}
-    shown = [k for k in changes if k not in FOLLOWERS] or list(changes)
-    what = ", ".join(f"{k.partition('.')[2]} {old[k]} -> {changes[k]}" for k in shown[:2])
-    what += f" and {len(shown) - 2} more" if len(shown) > 2 else ""
-    title = what if len(shown) == 1 else f"{idea.label}: {what}"
+    what = in_words(old, changes)
+    title = what if len(changes.keys() - FOLLOWERS) < 2 else f"{idea.label}: {what}"
     evidence = f"{idea.cites}; {idea.hint}" if idea.hint else idea.cites
     return Proposal(f"{title}, {idea.why} (after {idea.brief})", evidence, changes)
-
-
-DEFAULTS = Recipe().flat()

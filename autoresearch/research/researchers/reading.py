@@ -2,6 +2,7 @@
 
     Attempt    a past experiment seen from the one it changed: the change and its worth
     attempts   all of them
+    stale      how many since the last keep
     signals    facts about the incumbent: starved, overfit, plenty, steep, small_data, diverged, shaky
     cite       a result in words, short and in full
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,9 +56,17 @@ def attempts(context: Context) -> list[Attempt]:
     return found
 
 
+def stale(past: Sequence[Attempt]) -> int:
+    """How many experiments have been tried since the last that was kept."""
+    count = 0
+    for a in past:
+        count = 0 if a.experiment.verdict == "keep" else count + (a.experiment.verdict != "interrupted")
+    return count
+
+
 def gain(e: Experiment, parent: Experiment) -> float | None:
     """Mean difference in val_bpb over the seeds both have, else of their means."""
-    mine, theirs = ({t.seed: b for t in x.screens() if (b := t.bpb()) is not None} for x in (e, parent))
+    mine, theirs = e.on_val(), parent.on_val()
     shared = mine.keys() & theirs.keys()
     if shared:
         return sum(mine[s] - theirs[s] for s in sorted(shared)) / len(shared)

@@ -1,0 +1,61 @@
+"""The queue: a person's own experiments, which come before anything a researcher proposes.
+
+It is a table of the ledger, so it survives whatever the study does; and adding to it takes one transaction, so the
+study need not be stopped for it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+# `experiment` is what became of an entry; NULL while it waits. What was taken stays: a patch is a person's work.
+QUEUE = """CREATE TABLE queue (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, hypothesis TEXT NOT NULL, changes TEXT NOT NULL, patch TEXT NOT NULL,
+    added TEXT NOT NULL, experiment INTEGER REFERENCES experiments (n))"""
+
+
+@dataclass(frozen=True)
+class Queued:
+    id: int
+    hypothesis: str
+    changes: dict[str, Any]  # {"table.key": value} of the recipe
+    patch: str  # as `git diff` writes it, applied before the changes; "" for none
+    added: str  # UTC, ISO 8601
+
+
+@dataclass(frozen=True)
+class Queue:
+    transaction: Callable[[], AbstractContextManager[sqlite3.Connection]]
+    rows: Callable[..., list[tuple[Any, ...]]]
+
+    def waiting(self) -> list[Queued]:
+        """In the order they will run."""
+        found = self.rows("SELECT id, hypothesis, changes, patch, added FROM queue WHERE experiment IS NULL "
+                          "ORDER BY id")
+        return [Queued(id, hypothesis, json.loads(changes), patch, added)
+                for id, hypothesis, changes, patch, added in found]
+
+    def add(self, hypothesis: str, changes: dict[str, Any], patch: str = "") -> int:
+        """The new entry's id."""
+        with self.transaction() as db:
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            cursor = db.execute("INSERT INTO queue (hypothesis, changes, patch, added) VALUES (?, ?, ?, ?)",
+                                (hypothesis, json.dumps(changes), patch, now))
+            assert cursor.lastrowid is not None
+            return cursor.lastrowid
+
+    def remove(self, id: int) -> bool:
+        """False where nothing of that id waits."""
+        with self.transaction() as db:
+            return db.execute("DELETE FROM queue WHERE id = ? AND experiment IS NULL", (id,)).rowcount > 0
+
+    def became(self, id: int, experiment: int) -> None:
+        """Say so once the experiment's commit exists, or its refusal is decided: until then a kill would lose it."""
+        with self.transaction() as db:
+            db.execute("UPDATE queue SET experiment = ? WHERE id = ?", (experiment, id))

@@ -1,0 +1,244 @@
+"""Who finds more in the same time: random search, TPE, CMA-ES, the playbook, the playbook and then search.
+
+    python -m benchmarks.researchers --simulated                          minutes; no training, no machine
+    python -m benchmarks.researchers --text shakespeare_complete.txt --folder DIR
+    python -m benchmarks.researchers ... --arm "claude=--researcher claude --max-usd 2"
+
+Every arm starts from the same baseline of the same text on the same machine, with the same training seeds, and gets the
+same number of trials' worth of experiments. A repetition begins the text elsewhere, so that all of its splits differ;
+arms are compared within repetitions. Arms take turns in another order each time, since machines drift. Prints the
+curves of the best so far, in bits per byte gained on the baseline, with 95% intervals over repetitions, and the area
+under them: the gain that one has on average while the study runs. Run again with the same --folder it goes on.
+Keep the machine otherwise idle: 5 arms, 3 repetitions and 24 experiments of 30 s take most of a day.
+
+With --simulated the trainer is a function (benchmarks/simulated.py), every repetition another machine to learn, and
+the gain is the true one, without the noise that decided.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from autoresearch.records import BASELINE, Experiment
+from autoresearch.research.paired import t_95
+from autoresearch.research.researchers.base import Researcher
+from autoresearch.research.researchers.hybrid import Relay
+from autoresearch.research.researchers.playbook import Playbook
+from autoresearch.research.researchers.reading import gain
+from autoresearch.research.researchers.search import Search
+from autoresearch.research.study import Study
+from benchmarks import simulated
+
+ROOT = Path(__file__).resolve().parents[1]
+TAG = "night"
+ARMS = {
+    "random": "--researcher search --sampler random",
+    "TPE": "--researcher search --sampler tpe",
+    "CMA-ES": "--researcher search --sampler cma",
+    "playbook": "--researcher playbook",
+    "playbook, then CMA-ES": "--researcher relay --sampler cma",
+}
+DEFAULT_ARM = "playbook"  # what `ar loop` does unless it is told otherwise
+SIMULATED: dict[str, Callable[[], Researcher]] = {
+    "random": lambda: Search("random"),
+    "TPE": lambda: Search("tpe"),
+    "CMA-ES": lambda: Search("cma"),
+    "playbook": Playbook,
+    "playbook, then CMA-ES": lambda: Relay(Playbook(), Search("cma")),
+    "playbook, then TPE": lambda: Relay(Playbook(), Search("tpe")),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm in one repetition. `gains_bpb` is the incumbent's on the baseline after each experiment."""
+
+    arm: str
+    repetition: int
+    gains_bpb: list[float]
+    kept: int
+    out_of_memory: int
+    verified_bpb: float | None = None  # champion on baseline, on fresh seeds and text that selected nothing
+
+    @property
+    def area(self) -> float:
+        return statistics.fmean(self.gains_bpb)
+
+
+# Simulated
+
+
+def simulate(arm: str, repetition: int, experiments: int, noise_bpb: float = simulated.SPREAD) -> Run:
+    trainer = simulated.Trainer(repetition, noise_bpb)
+    study = simulated.Study(simulated.START, trainer, SIMULATED[arm](), fits=trainer.fits, spread_bpb=noise_bpb)
+    gains = []
+    for _ in range(experiments):
+        study.step()
+        gains.append(trainer.level(simulated.START) - trainer.level(study.recipe))
+    return counted(arm, repetition, gains, study.ledger)
+
+
+def counted(arm: str, repetition: int, gains: list[float], ledger: Sequence[Experiment],
+            verified: float | None = None) -> Run:
+    ideas = [e for e in ledger if e.n > BASELINE]
+    return Run(arm, repetition, gains, sum(e.verdict == "keep" for e in ideas),
+               sum("out of memory" in e.reason for e in ideas), verified)
+
+
+# On this machine
+
+
+def ar(clone: Path, *arguments: str) -> None:
+    """A command by the clone's own code, with a cache beside it."""
+    environment = os.environ | {"AUTORESEARCH_CACHE": str(clone.parents[1] / "cache"), "PYTHONPATH": str(clone)}
+    command = [sys.executable, "-m", "autoresearch", *arguments]
+    subprocess.run(command, cwd=clone, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def beginning(folder: Path, text: Path, repetition: int, repetitions: int, budget: str) -> Path:
+    """A clone with the repetition's text and a study that has its baseline, and nothing else."""
+    place = folder / f"repetition-{repetition}"
+    clone = place / "baseline" / "clone"
+    if (place / "begun").exists():
+        return clone
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    whole = text.read_text(encoding="utf-8")
+    cut = whole.find("\n", (repetition - 1) * len(whole) // repetitions) + 1 if repetition > 1 else 0
+    (place / "text.txt").write_text(whole[cut:] + whole[:cut], encoding="utf-8")
+    ar(clone, "prepare", "--text", str(place / "text.txt"), "--name", "benchmark")
+    ar(clone, "loop", "--tag", TAG, "--budget", budget, "--experiments", "0", "--verify-seeds", "0")
+    (place / "begun").touch()
+    return clone
+
+
+def night(begun: Path, arm: str, options: str, repetition: int, experiments: int) -> Run:
+    """One arm from the repetition's baseline to its last experiment, and its champion verified; or what is left."""
+    place = begun.parents[1] / "".join(c if c.isalnum() else "-" for c in arm)
+    result, clone = place / "result.json", place / "clone"
+    if result.exists():
+        return Run(**json.loads(result.read_text()))
+    if not clone.exists():
+        partial = place.with_name(place.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(begun, partial / "clone", symlinks=True)
+        partial.rename(place)
+    while (left := experiments - len(decided(clone))) > 0:
+        ar(clone, "loop", "--tag", TAG, "--experiments", str(left), "--verify-seeds", "0", *shlex.split(options))
+    ar(clone, "verify", "--tag", TAG, "--seeds", "3", "--no-reference")
+    run = measured(arm, repetition, clone, experiments)
+    partial_result = result.with_suffix(".partial")
+    partial_result.write_text(json.dumps(asdict(run)))
+    partial_result.rename(result)
+    return run
+
+
+def decided(clone: Path) -> list[Experiment]:
+    with Study.open(clone, TAG, readonly=True) as study:
+        return [e for e in study.ledger.experiments() if e.n > BASELINE and e.state == "done"]
+
+
+def measured(arm: str, repetition: int, clone: Path, experiments: int) -> Run:
+    with Study.open(clone, TAG, readonly=True) as study:
+        ledger = [e for e in study.ledger.experiments() if e.n >= BASELINE]
+    top, total, gains = ledger[0], 0.0, list[float]()
+    for e in ledger[1:]:
+        if e.verdict == "keep":
+            total, top = total - (gain(e, top) or 0.0), e
+        gains.append(total)
+    fresh = [{t.seed: t.bpb("confirm") or 0.0 for t in e.trials if t.purpose == "verify" and t.status == "ok"}
+             for e in (ledger[0], top)]
+    shared = fresh[0].keys() & fresh[1].keys()
+    verified = statistics.fmean(fresh[0][s] - fresh[1][s] for s in shared) if shared else None
+    return counted(arm, repetition, gains[:experiments], ledger, verified)
+
+
+# What came out
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half of its 95% interval by Student's t."""
+    if len(values) < 2:
+        return statistics.fmean(values), float("nan")
+    return statistics.fmean(values), t_95(len(values) - 1) * statistics.stdev(values) / len(values)**0.5
+
+
+def table(runs: Sequence[Run], against: str) -> str:
+    arms, experiments = list(dict.fromkeys(r.arm for r in runs)), len(runs[0].gains_bpb)
+    points = [n for n in (experiments // 4, experiments // 2, 3 * experiments // 4, experiments) if n]
+    lines = ["Bits per byte gained on the baseline, in thousandths, with 95% intervals over repetitions:\n",
+             "| researcher | " + " | ".join(f"after {n}" for n in points)
+             + f" | area | area less that of {against} | verified | kept | out of memory |",
+             "|---|" + "--:|" * (len(points) + 5)]
+    reference = {r.repetition: r.area for r in runs if r.arm == against}
+    for arm in arms:
+        own = [r for r in runs if r.arm == arm]
+        cells = [_thousandths([r.gains_bpb[n - 1] for r in own]) for n in points]
+        cells += [_thousandths([r.area for r in own])]
+        paired = [r.area - reference[r.repetition] for r in own if r.repetition in reference]
+        cells += [_thousandths(paired) if paired and arm != against else ""]
+        verified = [r.verified_bpb for r in own if r.verified_bpb is not None]
+        cells += [_thousandths(verified) if verified else ""]
+        cells += [f"{statistics.fmean(r.kept for r in own):.1f}",
+                  f"{sum(r.out_of_memory for r in own) / (len(own) * experiments):.0%}"]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _thousandths(values: Sequence[float]) -> str:
+    mean, half = interval(values)
+    return f"{1000 * mean:.1f}" + (f" ± {1000 * half:.1f}" if half == half else "")
+
+
+def write_curves(path: Path, runs: Sequence[Run]) -> None:
+    with path.open("w", newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(["researcher", "repetition", "experiment", "gain_bpb"])
+        writer.writerows([r.arm, r.repetition, n, g] for r in runs for n, g in enumerate(r.gains_bpb, 1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--simulated", action="store_true")
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--folder", type=Path, help="where the clones and the curves go")
+    parser.add_argument("--experiments", type=int, default=24)
+    parser.add_argument("--budget", default="30", help="seconds of training of one trial")
+    parser.add_argument("--repetitions", type=int, default=None, help="default: 3, simulated 20")
+    parser.add_argument("--only", default="", help="names of arms, separated by semicolons")
+    parser.add_argument("--arm", action="append", default=[], metavar="NAME=OPTIONS", help="one more, of ar loop")
+    options = parser.parse_args()
+    repetitions = options.repetitions or (20 if options.simulated else 3)
+    more = {name: rest for name, _, rest in (arm.partition("=") for arm in options.arm)}
+    arms = dict.fromkeys(SIMULATED, "") if options.simulated else ARMS | more
+    chosen = [name for name in arms if name in options.only.split(";") or not options.only]
+    runs: list[Run] = []
+    for repetition in range(1, repetitions + 1):
+        if not options.simulated:
+            begun = beginning(options.folder.resolve(), options.text, repetition, repetitions, options.budget)
+        for arm in itertools.islice(itertools.cycle(chosen), repetition - 1, repetition - 1 + len(chosen)):
+            runs.append(simulate(arm, repetition, options.experiments) if options.simulated
+                        else night(begun, arm, arms[arm], repetition, options.experiments))
+            print(f"repetition {repetition}, {arm}: {runs[-1].gains_bpb[-1]:.4f}", file=sys.stderr)
+    runs.sort(key=lambda r: (chosen.index(r.arm), r.repetition))
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        write_curves(options.folder / "curves.csv", runs)
+    print(table(runs, "random" if "random" in chosen else chosen[0]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""The account and what the commands say of it: prices, arms, the course of a night, spending only when asked to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autoresearch.cli import run, shell
+from autoresearch.cli.researching import Asked, hint, make
+from autoresearch.errors import UserError
+from autoresearch.records import BASELINE, Spend, Spent
+from autoresearch.research.account import arms, course
+from autoresearch.research.ledger import Ledger
+from autoresearch.research.prices import OWN, prices
+from autoresearch.research.researchers.playbook import Playbook
+from autoresearch.research.study import Study
+from tests.researchers.made import clone_at, night
+from tests.researchers.messages_server import KEY
+
+PAID = Spend("claude", "claude-opus-5-5", "ok", "req_1", latency_s=20.0, input_tokens=1_000_000, output_tokens=100_000,
+             usd=6.0, priced="2026-10-24")
+FAILED = Spend("claude", "claude-opus-5-5", "overloaded (529)", waited_s=30.0)
+UNPRICED = Spend("claude", "mine", "ok", input_tokens=500, output_tokens=500)
+
+
+@pytest.fixture
+def studied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone with a study of two experiments, the first of which was paid for."""
+    clone = clone_at(tmp_path / "clone")
+    night(clone, Playbook(), 2)
+    with Study.open(clone) as study:
+        for spend in (PAID, FAILED):
+            study.ledger.account.record(1, spend)
+    monkeypatch.chdir(clone)
+    return clone
+
+
+def test_what_was_recorded_is_read_back_and_added_up(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.account.spent() == Spent(0.0, 0)
+        for n, spend in ((1, PAID), (1, FAILED), (2, UNPRICED)):
+            ledger.account.record(n, spend)
+        assert [(e.experiment, e.spend) for e in ledger.account.entries()] == [(1, PAID), (1, FAILED), (2, UNPRICED)]
+        assert ledger.account.spent() == Spent(6.0, 1_101_000)
+    with Ledger.open(tmp_path / "ledger.sqlite", readonly=True) as ledger:
+        assert ledger.account.spent() == Spent(6.0, 1_101_000)
+
+
+def test_gains_are_set_against_what_they_cost(studied: Path) -> None:
+    with Study.open(studied) as study:
+        entries = study.ledger.account.entries()
+        tried = [e for e in study.ledger.experiments() if e.n > BASELINE]
+    kept = [(tried[0], 0.3), (tried[1], None)]
+    assert tried[0].verdict in ("keep", "discard")
+    arm = next(a for a in arms(kept, entries) if a.researcher == "claude")
+    assert (arm.usd, arm.tokens, arm.requests, arm.failed, arm.waited_s) == (6.0, 1_100_000, 2, 1, 30.0)
+    assert next(a for a in arms(kept, entries) if a.researcher == "playbook").experiments == 2
+    over_time = course(kept, entries, 2.0)
+    assert [m.n for m in over_time] == [0, 1, 2] and over_time[-1].usd == 6.0
+    assert over_time[1].bpb == pytest.approx(2.0 - (0.3 if tried[0].verdict == "keep" else 0.0))
+    assert over_time[2].trained_tokens == sum(t.tokens for e in tried for t in e.trials) > 0
+
+
+def test_gain_per_dollar_is_not_claimed_where_a_price_is_missing() -> None:
+    class Kept:
+        researcher, verdict, trials, n = "claude", "keep", (), 1
+
+    from autoresearch.research.account import Entry
+
+    def arm(*spends: Spend):
+        return arms([(Kept(), 0.5)], [Entry(1, "", s) for s in spends])[0]  # type: ignore[list-item]
+
+    assert arm(PAID).gain_per_usd == pytest.approx(0.5 / 6)
+    assert arm(PAID, UNPRICED).gain_per_usd is None and arm(PAID, UNPRICED).gain_per_mtok == pytest.approx(0.5 / 1.101)
+
+
+def test_ar_cost_shows_it_to_people_and_to_programs(studied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(shell.command, ["cost"]) == 0
+    said = capsys.readouterr().out
+    assert "claude-opus-5-5: 1,000,000 in" in said and "$6.0000 (2026-10-24)" in said and "30 s waited" in said
+    assert run(shell.command, ["cost", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [r["status"] for r in told["requests"]] == ["ok", "overloaded (529)"]
+    assert {r["researcher"] for r in told["researchers"]} == {"claude", "playbook"} and len(told["over_time"]) == 3
+
+
+def test_prices_have_a_date_and_a_persons_own_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = prices()
+    assert table["claude-opus-5-5"].usd(PAID) == pytest.approx(4.0 + 2.0)
+    assert all(len(price.date) == 10 for price in table.values())
+    haiku = table["claude-haiku-5-5"]
+    short, long = (Spend("", "", "ok", input_tokens=n, output_tokens=1000) for n in (100_000, 100_001))
+    assert haiku.usd(short) == pytest.approx(0.0105) and haiku.usd(long) == pytest.approx(0.0525, rel=1e-4)
+    own = tmp_path / "mine.toml"
+    monkeypatch.setenv(OWN, str(own))
+    own.write_text('date = "2027-01-01"\n[models.mine]\ninput = 0\noutput = 0\ncache_write_5m = 0\n'
+                   "cache_write_1h = 0\ncache_read = 0\n")
+    assert prices()["mine"].usd(PAID) == 0 and prices().keys() > {"mine", "claude-opus-5-5"}
+    for wrong in ("date = 3", '[models.mine]\ninput = "x"', "\x00", 'date = "d"\n[models.m]\ninput = -1\noutput = 1\n'
+                  "cache_write_5m = 1\ncache_write_1h = 1\ncache_read = 1"):
+        own.write_text(wrong)
+        with pytest.raises(UserError, match="not a table of prices"):
+            prices()
+
+
+def test_a_key_in_the_environment_earns_a_hint_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hint(Asked()) == ""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    assert isinstance(make(Asked()), Playbook)
+    said = hint(Asked())
+    assert "--researcher claude would ask claude-opus-5-5, from about $0.26 an experiment, $5 at most" in said
+    assert KEY not in said
+
+
+@pytest.mark.parametrize(("asked", "env", "why"), [
+    (Asked("claude"), {}, "needs a key"),
+    (Asked("claude", model="llama", max_usd=1.0), {"ANTHROPIC_API_KEY": KEY}, "no price is known for llama"),
+    (Asked("command"), {}, "needs an agent"),
+    (Asked("command", agent="'"), {}, "is not a command"),
+    (Asked("command", agent="no-such-agent -p"), {}, "not on PATH"),
+])
+def test_what_would_fail_at_night_fails_at_once(asked: Asked, env: dict[str, str], why: str,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as e:
+        make(asked)
+    assert why in e.value.message and e.value.hint
+
+
+def test_the_key_leaves_the_environment_as_soon_as_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    make(Asked("claude"))
+    assert KEY not in str(os.environ)

@@ -6,6 +6,8 @@
     scores        sums over the rows of one split, for one trial
     pairs         a trial against the incumbent's trial of the same seed
     reads         every look at confirm and holdout
+    spending      what proposing has cost (account.py)
+    queue         what a person wants tried next (queue.py)
 
 What a method returned from is on disk: WAL with synchronous=FULL, and fullfsync where macOS needs it.
 """
@@ -25,9 +27,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from autoresearch.errors import UserError
-from autoresearch.records import BASELINE, VERDICTS, Experiment, Pair, Point, Score, Trial
+from autoresearch.records import BASELINE, VERDICTS, Curve, Experiment, Pair, Point, Score, Trial
+from autoresearch.research.account import SPENDING, Account
+from autoresearch.research.queue import QUEUE, Queue
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 30
 
 _SCHEMA = (
@@ -55,6 +59,8 @@ _SCHEMA = (
         PRIMARY KEY (trial, incumbent_trial))""",
     "CREATE INDEX pairs_by_experiment ON pairs (experiment)",
     "CREATE TABLE reads (split TEXT NOT NULL, trial INTEGER NOT NULL REFERENCES trials (id), at TEXT NOT NULL)",
+    SPENDING,
+    QUEUE,
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 
@@ -79,6 +85,9 @@ class Ledger:
 
     def __init__(self, path: Path, db: sqlite3.Connection):
         self.path, self._db = path, db
+        self._known: dict[int, Experiment] = {}  # a study's thousands are read once, then those that changed
+        self._changed: set[int] = set()
+        self._version = -1  # of the file, as other processes write it
 
     @classmethod
     def open(cls, path: Path, readonly: bool = False) -> Ledger:
@@ -137,6 +146,7 @@ class Ledger:
                 if taken[0] != "proposed" or trials:
                     raise ValueError(f"experiment {n} is {taken[0]}, with {trials} trials: it can't be proposed again")
                 db.execute("DELETE FROM experiments WHERE n = ?", (n,))
+            self._changed.add(int(n))
             db.execute(f"INSERT INTO experiments ({_EXPERIMENT_COLUMNS}) "
                        "VALUES (?, ?, '', ?, ?, ?, ?, ?, 'proposed', '', '', ?)",
                        (n, parent, researcher, _text(hypothesis), _text(evidence), _json(changes), _json(recipe),
@@ -144,16 +154,20 @@ class Ledger:
         assert n is not None
         return n
 
-    def commit(self, n: int, sha: str) -> None:
-        """The candidate of experiment `n` is the commit `sha`. Before any trial has run, another may take its place."""
+    def commit(self, n: int, sha: str, recipe: dict[str, Any] | None = None) -> None:
+        """The candidate of experiment `n` is the commit `sha`. While no trial runs or has succeeded another may take
+        its place, with the `recipe` that it runs."""
         with self._transaction() as db:
             state, old, _ = self._journal(db, n)
             if state in ("decided", "done") and old != sha:
                 raise ValueError(f"experiment {n} is {state} with commit {old or 'none'}, not {sha}")
-            if old != sha and db.execute("SELECT 1 FROM trials WHERE experiment = ?", (n,)).fetchone():
+            if old != sha and db.execute("SELECT 1 FROM trials WHERE experiment = ? AND status IN ('running', 'ok')",
+                                         (n,)).fetchone():
                 raise ValueError(f"experiment {n} has trials of commit {old or 'none'}: it can't become {sha}")
             if state in ("proposed", "committed"):
                 db.execute("UPDATE experiments SET sha = ?, state = 'committed' WHERE n = ?", (sha, n))
+                if recipe is not None:
+                    db.execute("UPDATE experiments SET recipe = ? WHERE n = ?", (_json(recipe), n))
 
     def decide(self, n: int, verdict: str, reason: str) -> None:
         """Acknowledges a verdict ("" only for the reference). It is final."""
@@ -203,22 +217,27 @@ class Ledger:
         values = {k: _MEASURED[k](v) for k, v in measured.items() if v is not None}
         values |= {"status": status, "reason": _text(reason), "curve": _json([_point(p) for p in curve])}
         with self._transaction() as db:
-            row = db.execute("SELECT status, facts FROM trials WHERE id = ?", (trial_id,)).fetchone()
+            row = db.execute("SELECT status, facts, experiment FROM trials WHERE id = ?", (trial_id,)).fetchone()
             if row is None or row[0] != "running":
                 raise ValueError(f"trial {trial_id} is {row[0] if row else 'unknown'}: only a running trial can end")
+            self._changed.add(row[2])
             values["facts"] = _json(json.loads(row[1]) | (facts or {}))
             sets = ", ".join(f"{k} = ?" for k in values)
             db.execute(f"UPDATE trials SET {sets} WHERE id = ?", (*values.values(), trial_id))
             for score in scores:
                 _insert_score(db, trial_id, score)
 
-    def add_score(self, trial_id: int, score: Score) -> None:
+    def replace_score(self, trial_id: int, score: Score) -> None:
+        """The same weights scored on more rows of the same split."""
         with self._transaction() as db:
+            db.execute("DELETE FROM scores WHERE trial = ? AND split = ?", (trial_id, score.split))
+            self._changed |= {n for n, in db.execute("SELECT experiment FROM trials WHERE id = ?", (trial_id,))}
             _insert_score(db, trial_id, score)
 
     def abandon_running(self) -> int:
         """How many trials a dead process had left running; they become interrupted. Hold the study's lock."""
         with self._transaction() as db:
+            self._version = -1
             return db.execute("UPDATE trials SET status = 'interrupted', reason = ? WHERE status = 'running'",
                               ("the process running it ended before it did",)).rowcount
 
@@ -230,9 +249,11 @@ class Ledger:
             db.execute("INSERT OR REPLACE INTO pairs VALUES (?, ?, ?, ?)",
                        (n, trial_id, incumbent_trial_id, _finite("delta_bpb", delta_bpb)))
 
-    def pairs(self, n: int) -> list[Pair]:
+    def pairs(self, n: int | None = None) -> list[Pair]:
+        """Of experiment `n`, or all of them."""
         return [Pair(*row) for row in self._rows(
-            "SELECT experiment, trial, incumbent_trial, delta_bpb FROM pairs WHERE experiment = ? ORDER BY rowid", n)]
+            "SELECT experiment, trial, incumbent_trial, delta_bpb FROM pairs WHERE ?1 IS NULL OR experiment = ?1 "
+            "ORDER BY rowid", n)]
 
     def read(self, split: str, trial_id: int) -> None:
         """Counts one look at a split. Record it before looking, so that a kill can't hide it."""
@@ -242,24 +263,43 @@ class Ledger:
     def reads(self, split: str) -> int:
         return int(self._rows("SELECT count(*) FROM reads WHERE split = ?", split)[0][0])
 
+    @property
+    def account(self) -> Account:
+        """What proposing has cost."""
+        return Account(self._transaction, self._rows)
+
+    @property
+    def queue(self) -> Queue:
+        """What a person wants tried next."""
+        return Queue(self._transaction, self._rows)
+
     # Experiments
 
     def experiments(self) -> list[Experiment]:
         """All of them by number, trials and scores attached."""
-        return self._experiments("1")
+        self._read_what_changed()
+        return [self._known[n] for n in sorted(self._known)]
 
     def experiment(self, n: int) -> Experiment:
-        found = self._experiments("n = ?", n)
-        if not found:
+        self._read_what_changed()
+        if n not in self._known:
             raise UserError(f"there is no experiment {n} in this study", "List the experiments with: ar log")
-        return found[0]
+        return self._known[n]
 
     def incumbent(self) -> Experiment | None:
         """The experiment kept last; the baseline counts as kept once it is decided without a fault."""
-        found = self._experiments(
-            "n = (SELECT n FROM experiments WHERE n >= 0 AND state IN ('decided', 'done') "
-            "AND (verdict = 'keep' OR (n = 0 AND verdict = '')) ORDER BY decided DESC LIMIT 1)")
-        return found[0] if found else None
+        found = self._rows("SELECT n FROM experiments WHERE n >= 0 AND state IN ('decided', 'done') "
+                           "AND (verdict = 'keep' OR (n = 0 AND verdict = '')) ORDER BY decided DESC LIMIT 1")
+        return self.experiment(found[0][0]) if found else None
+
+    def _read_what_changed(self) -> None:
+        version = self._rows("PRAGMA data_version")[0][0]
+        if version != self._version:
+            self._known = {e.n: e for e in self._experiments("1")}
+        elif self._changed:
+            marks = ", ".join("?" * len(self._changed))
+            self._known |= {e.n: e for e in self._experiments(f"n IN ({marks})", *self._changed)}
+        self._version, self._changed = version, set()
 
     def _experiments(self, where: str, *args: Any) -> list[Experiment]:
         with self._explained():
@@ -288,8 +328,7 @@ class Ledger:
         trials: dict[int, list[Trial]] = {}
         for row in self._db.execute(f"SELECT {_TRIAL_COLUMNS} FROM trials WHERE {inside} ORDER BY id", args):
             fields = dict(zip(_names(_TRIAL_COLUMNS), row, strict=True))
-            fields |= {k: json.loads(fields[k]) for k in ("curve", "facts")}
-            fields["curve"] = tuple(Point(*p) for p in fields["curve"])
+            fields |= {"facts": json.loads(fields["facts"]), "curve": Curve(fields["curve"])}
             trials.setdefault(fields["experiment"], []).append(
                 Trial(**fields, scores=tuple(scores.get(fields["id"], ()))))
         return trials
@@ -362,8 +401,9 @@ class Ledger:
         with self._explained():
             return self._db.execute(sql, args).fetchall()
 
-    @staticmethod
-    def _journal(db: sqlite3.Connection, n: int) -> tuple[str, str, str]:
+    def _journal(self, db: sqlite3.Connection, n: int) -> tuple[str, str, str]:
+        """State, commit and verdict of an experiment that is about to change."""
+        self._changed.add(n)
         row = db.execute("SELECT state, sha, verdict FROM experiments WHERE n = ?", (n,)).fetchone()
         if row is None:
             raise ValueError(f"there is no experiment {n}")

@@ -1,39 +1,48 @@
 """The loop: propose, commit, gate, train, score, decide, keep or revert; until told to stop.
 
 Code drives it, so it cannot lose interest. Every step is journalled before the next begins, so a kill at any
-moment loses at most the trial in progress.
+moment loses at most the trial in progress. How one experiment is judged is in judge.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from autoresearch.harness.runner import TrialFailed
+from autoresearch.errors import UserError
+from autoresearch.harness.supervise import TrialFailed
 from autoresearch.paths import CANDIDATE
-from autoresearch.records import BASELINE, Experiment, Trial
-from autoresearch.research import decide, gate
+from autoresearch.records import BASELINE, MACHINE, Experiment
+from autoresearch.research import ablate, decide, gate, lighter, person
+from autoresearch.research.judge import BASELINE_SEEDS, Judge, Judgement, again, kind_of, used_files
 from autoresearch.research.lab import Candidate, Lab
-from autoresearch.research.researchers.base import Context, Proposal, Researcher
-from autoresearch.research.until import Until
-from backends.recipe import Recipe, edit, parse
+from autoresearch.research.queue import Queued
+from autoresearch.research.researchers.base import Context, NoProposal, Proposal, Researcher
+from autoresearch.research.researchers.playbook import Playbook
+from autoresearch.research.researchers.repeats import repeat_of
+from autoresearch.research.simplicity import simpler
+from autoresearch.research.until import Paused, Until
+from autoresearch.research.workspace import BRIEF, GUIDANCE
+from backends.recipe import Recipe, RecipeError, edit, parse
 from backends.spec import GPTSpec
 
-SEEDS = (1, 2, 3)  # of the baseline; ideas are screened on the first
+ASKED_AGAIN = 2  # times in a row that a researcher whose proposal was refused is asked for another
+MOST_FAULTS = 3  # experiments in a row that the machine may fail
 
 
 @dataclass
 class Loop:
     lab: Lab
     researcher: Researcher
-    brief: str
     device: dict[str, object]
     until: Until
+    ratchet: str = "careful"
     _done: int = field(default=0, init=False)
+    _faults: int = field(default=0, init=False)  # experiments in a row that the machine failed
 
     def run(self, baseline: dict[str, object], why: str) -> None:
         """A baseline if there is none, what a kill left unfinished, then experiment after experiment."""
-        unfinished = self.lab.study.reconcile()
-        self.lab.sweep()
+        self.lab.view.began(self.until.deadline, self.until.experiments)
+        unfinished = self.recover()
         for ref in self.lab.study.workspace.saved:
             self.lab.view.note(f"edits found in the worktree were saved as {ref}")
         self.baseline(baseline, why)
@@ -41,8 +50,18 @@ class Loop:
             if experiment.n > BASELINE and not self.until.reached(self._done, self.typical_s()):
                 self.resume(experiment)
         while not self.until.reached(self._done, self.typical_s()):
-            proposal = self.researcher.propose(self.context())
-            self.judge(self.commit(proposal))
+            if queued := self.next_queued():
+                self.judge(queued)
+            elif proposal := self.next_proposal():
+                self.judge(self.commit(proposal))
+
+    def recover(self) -> list[Experiment]:
+        """What a kill left: branch, ledger and files made to agree. Returns what was not decided yet."""
+        unfinished = self.lab.study.reconcile()
+        self.lab.sweep()
+        for trial in (t for e in self.lab.ledger.experiments() for t in used_files(e)):
+            self.lab.discard_files(trial)
+        return unfinished
 
     # The baseline
 
@@ -54,11 +73,12 @@ class Loop:
             return
         if found is None or not found.sha:
             start = workspace.head()
-            text = workspace.read(start, f"{CANDIDATE}/{gate.RECIPE}").decode()
+            preset = lab.ledger.fact("start")
+            text = preset or workspace.read(start, f"{CANDIDATE}/{gate.RECIPE}").decode()
             recipe = parse(text).replace(changes)
             lab.ledger.propose(n=BASELINE, parent=start, researcher="probe", evidence=why, changes=dict(changes),
                                hypothesis="Baseline: the starting recipe, sized to this device", recipe=recipe.flat())
-            edits = {f"{CANDIDATE}/{gate.RECIPE}": edit(text, changes).encode()} if changes else {}
+            edits = {f"{CANDIDATE}/{gate.RECIPE}": edit(text, changes).encode()} if changes or preset else {}
             sha = workspace.propose_commit(start, edits, f"Baseline sized to this device\n\n{why}", BASELINE)
             lab.ledger.commit(BASELINE, sha)
         experiment = lab.ledger.experiment(BASELINE)
@@ -67,11 +87,17 @@ class Loop:
         except gate.Refused as e:
             raise BaselineFailed("invalid", str(e), "") from None
         have = {t.seed: t for t in experiment.screens()}
-        for seed in SEEDS:
+        for seed in BASELINE_SEEDS:
             have[seed] = have.get(seed) or lab.screen(candidate, seed)
+            if have[seed].status != "ok" and (eased := self._lighter(BASELINE)):
+                candidate, have[seed] = eased, lab.screen(eased, seed)
             if have[seed].status != "ok":
                 raise BaselineFailed(have[seed].status, have[seed].reason, have[seed].log_tail)
-        spread = decide.spread_bpb([b for t in have.values() if (b := t.bpb()) is not None])
+        try:
+            settled = lab.settle_rows(candidate, list(have.values()))
+        except TrialFailed as e:
+            raise BaselineFailed(e.status, e.reason, "") from None
+        spread = decide.spread_bpb([b for t in settled if (b := t.bpb()) is not None])
         lab.ledger.set_fact("spread_bpb", spread)
         lab.study.conclude(BASELINE, "keep", f"the baseline; seed spread {spread:.4f} bits per byte")
         lab.study.export_tsv()
@@ -79,18 +105,92 @@ class Loop:
 
     # One experiment
 
+    def next_queued(self) -> Experiment | None:
+        """A person's own, committed; it is judged whatever anybody thinks of it. One that can't even be written down
+        as a commit is recorded with the reason, and the next is taken."""
+        ledger = self.lab.ledger
+        for entry in ledger.queue.waiting():
+            try:
+                experiment = self.commit(person.proposal_of(entry, self.lab.study.workspace))
+            except (UserError, RecipeError) as e:
+                ledger.queue.became(entry.id, self._refused(entry, str(e)))
+            else:
+                ledger.queue.became(entry.id, experiment.n)
+                return experiment
+        return None
+
+    def _refused(self, entry: Queued, why: str) -> int:
+        """Its number as an experiment that never was."""
+        lab, recipe = self.lab, self._incumbent().recipe
+        n = lab.ledger.propose(parent=lab.study.workspace.head(), researcher=person.PERSON, evidence="",
+                               hypothesis=entry.hypothesis, changes=entry.changes, recipe=recipe)
+        lab.view.proposed(n, entry.hypothesis, entry.changes)
+        lab.study.conclude(n, "invalid", why)
+        lab.study.export_tsv()
+        lab.view.decided(lab.ledger.experiment(n), None)
+        return n
+
+    def next_proposal(self) -> Proposal | None:
+        """One that may run; None where a stop was asked for while the researcher thought."""
+        proposal = None
+        for _ in range(1 + ASKED_AGAIN):
+            context = self.context()
+            try:
+                proposal = self.researcher.propose(context)
+            except NoProposal as e:
+                context.note(f"{self.researcher.name}: {e}")
+                break
+            if not (why := self.refusal(proposal)):
+                break
+            context.note(f"not run: {' '.join(proposal.hypothesis.split())[:100]}: {why}")
+            proposal = None
+        if self.until.late(self.typical_s()):
+            return None
+        return proposal or replace(Playbook().propose(self.context()), researcher=Playbook.name)
+
+    def refusal(self, proposal: Proposal) -> str:
+        """Why a proposal would not be run, in words: what the gate will say of its commit, memory, rows too short."""
+        workspace, runner = self.lab.study.workspace, self.lab.runner
+        before = workspace.candidate_files(workspace.head())
+        try:
+            files = edited(before, proposal)
+            recipe = gate.check([], files, CANDIDATE, runner.prepared.tokenizers())
+        except (gate.Refused, RecipeError) as e:
+            return str(e)
+        if files == before:
+            return "it changes nothing"
+        if short := runner.too_short(recipe):
+            return str(short)
+        # A memory model that denies what has just run is wrong about this machine.
+        if not self._fits(recipe) and self._fits(Recipe().replace(self._incumbent().recipe)):
+            return "by the memory model it does not fit this device"
+        return self._repeat(recipe.flat(), files)
+
+    def _repeat(self, recipe: dict[str, object], files: dict[str, bytes], of: int | None = None) -> str:
+        """What has run already and would only run again, in words; `of` is the experiment that is asked about."""
+        lab = self.lab
+        others = [e for e in lab.ledger.experiments() if e.n != of]
+        found = repeat_of(recipe, files, others, lambda e: lab.study.workspace.candidate_files(e.sha))
+        if found is None:
+            return ""
+        bpb = found.bpb()
+        became = f"scored {bpb:.4f}" if bpb is not None else f"ended as {found.verdict}"
+        return f"it is #{found.n} again, the same run and the same program, which {became}"
+
     def commit(self, proposal: Proposal) -> Experiment:
         """Journal a proposal, then make its commit."""
         lab, workspace = self.lab, self.lab.study.workspace
         parent = workspace.head()
-        text = workspace.read(parent, f"{CANDIDATE}/{gate.RECIPE}").decode()
-        recipe = parse(text).replace(proposal.changes)
-        n = lab.ledger.propose(parent=parent, researcher=self.researcher.name, hypothesis=proposal.hypothesis,
-                               evidence=proposal.evidence, changes=proposal.changes, recipe=recipe.flat())
-        lab.view.proposed(n, proposal.hypothesis, proposal.changes)
-        edits = {f"{CANDIDATE}/{name}": content.encode() for name, content in proposal.files.items()}
-        if proposal.changes:
-            edits[f"{CANDIDATE}/{gate.RECIPE}"] = edit(text, proposal.changes).encode()
+        before = workspace.candidate_files(parent)
+        files = edited(before, proposal)
+        was, recipe = (parse(of[gate.RECIPE].decode()).flat() for of in (before, files))
+        changes = {k: recipe.get(k) for k in was | recipe if recipe.get(k) != was.get(k)}
+        n = lab.ledger.propose(parent=parent, researcher=proposal.researcher or self.researcher.name,
+                               hypothesis=proposal.hypothesis, evidence=proposal.evidence, changes=changes,
+                               recipe=recipe)
+        lab.view.proposed(n, proposal.hypothesis, changes)
+        edits = {f"{CANDIDATE}/{name}": files.get(name) for name in before | files
+                 if files.get(name) != before.get(name)}
         sha = workspace.propose_commit(parent, edits, message(proposal.hypothesis, proposal.evidence), n)
         lab.ledger.commit(n, sha)
         return lab.ledger.experiment(n)
@@ -105,84 +205,123 @@ class Loop:
         else:
             self.lab.study.conclude(experiment.n, "interrupted", "the process ended before the change was committed")
 
-    def judge(self, experiment: Experiment) -> Experiment:
-        """Gate, train, score, decide; then keep or revert, and record."""
-        ledger = self.lab.ledger
-        verdict, reason, gain, trial = self._verdict(experiment)
-        saved = self.lab.study.conclude(experiment.n, verdict, reason)
+    def judge(self, experiment: Experiment) -> Experiment | None:
+        """Gate, train, decide; then keep or revert, and record. None where a stop came between its trials."""
+        try:
+            found = self._judgement(experiment)
+        except Paused:
+            self.lab.view.note(f"#{experiment.n} is not decided yet; the same command goes on with it")
+            return None
+        self._watch_the_machine(experiment.n, found)
+        reason = found.reason + again(self.lab.ledger.experiment(experiment.n))
+        saved = self.lab.study.conclude(experiment.n, found.verdict, reason)
         if saved:
             self.lab.view.note(f"edits found in the worktree were saved as {saved}")
-        if trial is not None and verdict != "keep":
+        judged = self.lab.ledger.experiment(experiment.n)
+        for trial in used_files(judged):
             self.lab.discard_files(trial)
         self.lab.study.export_tsv()
         self._done += 1
-        judged = ledger.experiment(experiment.n)
-        self.lab.view.decided(judged, gain)
+        self.lab.view.decided(judged, found.gain_bpb)
         return judged
 
-    def _verdict(self, experiment: Experiment) -> tuple[str, str, float | None, Trial | None]:
-        lab = self.lab
+    def _judgement(self, experiment: Experiment) -> Judgement:
+        incumbent = self._incumbent()
         try:
             candidate = self._candidate(experiment)
         except gate.Refused as e:
-            return "invalid", str(e), None, None
-        trial = self._finished(experiment) or lab.screen(candidate, SEEDS[0])
-        score = trial.bpb()
-        if trial.status != "ok" or score is None:
-            return trial.status, trial.reason, None, trial
-        paired = self._paired()
-        best = paired.bpb()
-        assert best is not None
-        lab.ledger.pair(experiment.n, trial.id, paired.id, score - best)
-        decision = decide.decide(score, best, lab.ledger.fact("spread_bpb"))
-        if decision.verdict == "discard":
-            return "discard", decision.reason, decision.gain_bpb, trial
-        try:
-            finding = lab.audit(candidate, trial)
-        except TrialFailed as e:
-            return e.status, e.reason, decision.gain_bpb, trial
-        return "keep", f"{decision.reason}; {finding}", decision.gain_bpb, trial
+            return Judgement("invalid", str(e))
+        dropping = ablate.fewer(experiment)  # may lead back to what has run: that is its point
+        repeated = "" if experiment.trials or dropping else self._repeat(candidate.recipe.flat(), candidate.files,
+                                                                         experiment.n)
+        if repeated:
+            return Judgement("invalid", repeated)
+        theirs = self._candidate(incumbent)
+        judge = Judge(self.lab, self.ratchet, lambda: self.until.late(self.typical_s()))
+        why = simpler(candidate.files, theirs.files) or dropping
+        found = judge.judge(candidate, theirs, why)
+        eased = self._lighter(experiment.n)
+        return judge.judge(eased, theirs, why) if eased else found
+
+    def _lighter(self, n: int) -> Candidate | None:
+        """An experiment that ran out of memory, in halved micro-batches from now on; None where that can't help."""
+        experiment, workspace = self.lab.ledger.experiment(n), self.lab.study.workspace
+        if not lighter.wants_it(experiment):
+            return None
+        text = workspace.read(experiment.sha, f"{CANDIDATE}/{gate.RECIPE}").decode()
+        recipe = parse(text)
+        if not (change := lighter.halved(recipe)):
+            return None
+        why = f"Ran out of memory with {recipe.micro_rows} rows at a time: {change['batch.micro_rows']} instead"
+        sha = workspace.amend(experiment.sha, experiment.parent, {
+            f"{CANDIDATE}/{gate.RECIPE}": edit(text, change).encode()}, message(experiment.hypothesis, why), n)
+        self.lab.ledger.commit(n, sha, recipe.replace(change).flat())
+        self.lab.view.note(f"{'the baseline' if n == BASELINE else f'#{n}'} ran out of memory; it is run again with "
+                           f"{change['batch.micro_rows']} rows at a time instead of {recipe.micro_rows}")
+        return self._candidate(self.lab.ledger.experiment(n))
+
+    def _watch_the_machine(self, n: int, found: Judgement) -> None:
+        """Raises UserError at the third crash in a row that is not the candidate's doing. It stays undecided."""
+        last = self.lab.ledger.experiment(n).trials[-1:]
+        machine = found.verdict == "crash" and any(t.facts.get("cause") == MACHINE for t in last)
+        self._faults = self._faults + 1 if machine else 0
+        if self._faults >= MOST_FAULTS:
+            raise UserError(f"{MOST_FAULTS} experiments in a row crashed for reasons that look like the machine's, not "
+                            f"their own; the last: {found.reason}",
+                            "The study is paused, so as not to burn the night. See `ar doctor`, then run the same "
+                            f"command: it goes on with #{n}.")
 
     def _candidate(self, experiment: Experiment) -> Candidate:
         """Raises gate.Refused."""
         workspace = self.lab.study.workspace
         changed = workspace.changed_paths(experiment.parent, experiment.sha)
-        outside = [path for _, path in changed if not path.startswith(CANDIDATE + "/")]
+        paths = [path for _, path in changed]
+        outside = [path for path in paths if not path.startswith(CANDIDATE + "/")]
         files = {} if outside else workspace.candidate_files(experiment.sha)
         recipe = gate.check(changed, files, CANDIDATE, self.lab.runner.prepared.tokenizers())
-        return Candidate(experiment.n, files, recipe)
-
-    def _finished(self, experiment: Experiment) -> Trial | None:
-        """A scored trial from before a kill, its weights still there for the audit."""
-        for trial in experiment.screens():
-            if trial.seed == SEEDS[0] and (self.lab.folder(trial.id) / "recorded.npz").is_file():
-                return trial
-        return None
-
-    def _paired(self) -> Trial:
-        """The incumbent's trial on the screening seed."""
-        incumbent = self.lab.ledger.incumbent()
-        assert incumbent is not None
-        return next(t for t in incumbent.screens() if t.seed == SEEDS[0])
+        return Candidate(experiment.n, files, recipe, kind_of(experiment.changes, paths, CANDIDATE),
+                         paths=tuple(paths))
 
     # What researchers see, and time
 
     def context(self) -> Context:
         lab, prepared = self.lab, self.lab.runner.prepared
         experiments = [e for e in lab.ledger.experiments() if e.n >= BASELINE]
-        incumbent = lab.ledger.incumbent()
-        assert incumbent is not None
-        names = prepared.tokenizers()
+        incumbent, names = self._incumbent(), prepared.tokenizers()
+        files = lab.study.workspace.candidate_files(incumbent.sha)
+        account, coming = lab.ledger.account, max(e.n for e in experiments) + 1
         return Context(
             incumbent=incumbent, recipe=Recipe().replace(incumbent.recipe), experiments=experiments,
             spread_bpb=lab.ledger.fact("spread_bpb"), tokenizers=names,
             vocab={name: prepared.tokenizer(name).vocab for name in names},
-            train_tokens={name: len(prepared.tokens("train", name)) for name in names},
+            train_tokens={name: prepared.manifest.tokenizers[name].tokens["train"] for name in names},
             device=dict(self.device), budget_s=lab.budget_s, seconds_left=self.until.seconds_left(),
-            brief=self.brief, fits=self._fits)
+            brief=self._steering(BRIEF), guidance=self._steering(GUIDANCE), fits=self._fits,
+            files={name: content.decode(errors="replace") for name, content in files.items()},
+            spent=account.spent(), spend=lambda spend: account.record(coming, spend), refusal=self.refusal,
+            diff=self._diff, note=lab.view.note, stopping=lambda: self.until.late(self.typical_s()))
+
+    def _steering(self, name: str) -> str:
+        """Read anew before every proposal, so that a person steers while it runs."""
+        path = self.lab.study.worktree / name
+        try:
+            return path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    def _diff(self, n: int) -> str:
+        e = self.lab.ledger.experiment(n)
+        return self.lab.study.workspace.diff(e.parent, e.sha) if e.sha else ""
+
+    def _incumbent(self) -> Experiment:
+        incumbent = self.lab.ledger.incumbent()
+        assert incumbent is not None
+        return incumbent
 
     def _fits(self, recipe: Recipe) -> bool:
         if recipe.data.tokenizer not in self.lab.runner.prepared.tokenizers():
+            return False
+        if self.lab.runner.too_short(recipe):
             return False
         spec = GPTSpec.of(recipe, self.lab.runner.prepared.tokenizer(recipe.data.tokenizer).vocab)
         memory = self.device.get("memory_bytes")
@@ -191,7 +330,8 @@ class Loop:
 
     def typical_s(self) -> float:
         """What an experiment has been taking, from the last few trials."""
-        recent = [t.total_s for e in self.lab.ledger.experiments() for t in e.trials if t.status == "ok"][-5:]
+        recent = [t.total_s for e in self.lab.ledger.experiments() for t in e.trials
+                  if t.status == "ok" and t.purpose in ("screen", "repeat")][-5:]
         return 1.15 * max(recent, default=self.lab.budget_s + 20.0)
 
 
@@ -201,6 +341,20 @@ class BaselineFailed(Exception):
     def __init__(self, status: str, reason: str, log_tail: str):
         self.status, self.reason, self.log_tail = status, reason, log_tail
         super().__init__(f"{status}: {reason}")
+
+
+def edited(files: dict[str, bytes], proposal: Proposal) -> dict[str, bytes]:
+    """A candidate's files with a proposal's edits. Raises gate.Refused or RecipeError."""
+    after = dict(files)
+    for name, content in proposal.files.items():
+        if any(part in ("", ".", "..") for part in name.split("/")):
+            raise gate.Refused(f"{name!r} is no path below {CANDIDATE}/")
+        after.pop(name, None)
+        if content is not None:
+            after[name] = content.encode(errors="replace")  # a model may write half a surrogate pair
+    if proposal.changes and gate.RECIPE in after:
+        after[gate.RECIPE] = edit(after[gate.RECIPE].decode(), proposal.changes).encode()
+    return after
 
 
 def message(hypothesis: str, evidence: str) -> str:

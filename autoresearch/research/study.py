@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from autoresearch.data import prepared
+from autoresearch.data.prepared import Prepared
 from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, Experiment
 from autoresearch.research.ledger import Ledger
@@ -103,6 +105,10 @@ class Study:
     def results_tsv(self) -> Path:
         return self.root / "results.tsv"
 
+    def text(self) -> Prepared:
+        """The prepared text that its trials train on. UserError where it is gone or has changed."""
+        return prepared.same(self.ledger.fact("data_name"), self.ledger.fact("data_digest"), f"study {self.tag!r}")
+
     def close(self) -> None:
         self.ledger.close()
 
@@ -151,7 +157,7 @@ class Study:
         """results.tsv in upstream's five columns, replaced as a whole."""
         lines = ["commit\tval_bpb\tmemory_gb\tstatus\tdescription"]
         lines += [_tsv_line(e) for e in self.ledger.experiments() if e.n >= BASELINE and e.verdict]
-        partial = self.root / f".results.{os.getpid()}.tsv"
+        partial = self.root / ".results.tsv.new"  # one name: what a kill leaves, the next one replaces
         with partial.open("w", encoding="utf-8") as f:
             f.write("\n".join(lines) + "\n")
             f.flush()
@@ -249,9 +255,10 @@ def _locked(root: Path, tag: str, announce: bool = True) -> Iterator[None]:
 
 def _tsv_line(e: Experiment) -> str:
     """Upstream knows keep, discard and crash, and gives a crash no numbers; other verdicts are named in the text."""
-    scored = e.verdict in ("keep", "discard")
+    scored = e.verdict in ("keep", "discard") and e.bpb() is not None
     bpb = (e.bpb() or 0.0) if scored else 0.0
     memory_gb = max((t.peak_memory_bytes for t in e.trials), default=0) / 2**30 if scored else 0.0
     status = e.verdict if scored else "crash"
-    text = " ".join(e.hypothesis.split()) + ("" if e.verdict in ("keep", "discard", "crash") else f" [{e.verdict}]")
+    unscored = "stopped early" if e.verdict == "discard" else e.verdict
+    text = " ".join(e.hypothesis.split()) + ("" if scored or unscored == "crash" else f" [{unscored}]")
     return f"{e.sha[:7] or '0' * 7}\t{bpb:.6f}\t{memory_gb:.1f}\t{status}\t{text}"

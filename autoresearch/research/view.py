@@ -1,4 +1,4 @@
-"""What a running study tells whoever is watching. This one says nothing; the terminal's is in autoresearch.cli."""
+"""What a running study tells whoever is watching. This one says nothing; events.Teller tells everybody."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from autoresearch.records import Experiment, Point, Trial
 
 
 class View:
+    def began(self, deadline: float | None, experiments: int | None) -> None:
+        """The loop starts; when (time.time()) or after how many experiments it ends."""
+
     def note(self, text: str) -> None:
         """One line about the study."""
 

@@ -5,6 +5,8 @@
     refs/autoresearch/<tag>/base               where the study began
     refs/autoresearch/<tag>/saved/<time>       edits found in the worktree that nobody had proposed
 
+In the worktree program.md and guidance.md are the person's, to steer with: edits of them stay and are no candidate's.
+
 Commits are built from git objects with an index of their own, so neither hooks nor signing nor
 anybody's open editor can stand in the way of the night.
 """
@@ -15,8 +17,8 @@ import contextlib
 import functools
 import os
 import re
+import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,9 +29,13 @@ from pathlib import Path
 from autoresearch.errors import UsageError, UserError
 from autoresearch.paths import CANDIDATE
 
+BRIEF, GUIDANCE = "program.md", "guidance.md"  # in the worktree these are the person's, who steers with them
 NO_OBJECT = "0" * 40  # as an old value: the ref must not exist yet
 LOCK_WAIT_S = 5.0
-STALE_LOCK_S = 60.0  # nothing we do with git lasts as long
+NO_REPOSITORY = 128  # git's exit code where there is none
+HANGS_S = 300.0  # a git that takes longer never answers
+STALE_LOCK_S = 10.0  # nothing we do with git holds a lock as long
+INDEX = ".index-"  # folders beside the worktree, with the process id of whoever works there
 
 # Set by whoever started us (a git hook, say), these would point git at another repository or index.
 _FOREIGN_ENV = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX",
@@ -41,10 +47,10 @@ _OPTIONS = ("core.hooksPath=/dev/null", "core.autocrlf=false", "core.fsmonitor=f
 
 
 class GitError(UserError):
-    """A git command that failed, with what git said."""
+    """A git command that failed, with what git said. Without a code it was not there, or never ended."""
 
-    def __init__(self, message: str, hint: str, stderr: str):
-        self.stderr = stderr
+    def __init__(self, message: str, hint: str, stderr: str = "", code: int | None = None):
+        self.stderr, self.code = stderr, code
         super().__init__(message, hint)
 
 
@@ -56,20 +62,23 @@ def git(cwd: Path, *args: str, stdin: bytes | None = None, env: Mapping[str, str
     while True:
         try:
             done = subprocess.run(["git", *_options(), *args], cwd=cwd, env=full_env, capture_output=True,
-                                  input=b"" if stdin is None else stdin)
+                                  input=b"" if stdin is None else stdin, timeout=HANGS_S)
+        except subprocess.TimeoutExpired:
+            raise GitError(f"git {args[0]} in {cwd} gave no answer within {HANGS_S:.0f} s",
+                           "Look whether the disk answers, then run the same command again.") from None
         except FileNotFoundError:
             if not cwd.is_dir():
-                raise GitError(f"{cwd} is gone", "Run `ar loop` again: it makes the worktree anew.", "") from None
+                raise GitError(f"{cwd} is gone", "Run `ar loop` again: it makes the worktree anew.") from None
             raise GitError("git is not installed, or not on PATH",
-                           "Install it (macOS: xcode-select --install; Debian, Ubuntu, WSL: sudo apt install git).",
-                           "") from None
+                           "Install it (macOS: xcode-select --install; Debian, Ubuntu, WSL: sudo apt install git)."
+                           ) from None
         if done.returncode == 0:
             return done.stdout
         stderr = done.stderr.decode(errors="replace").strip()
         if "File exists" in stderr and ".lock" in stderr and time.monotonic() < give_up:
             time.sleep(0.1)
             continue
-        raise _failed(cwd, args, stderr)
+        raise _failed(cwd, args, stderr, done.returncode)
 
 
 @functools.cache
@@ -81,20 +90,23 @@ def _options() -> list[str]:
     return [a for option in options for a in ("-c", option)]
 
 
-def _failed(cwd: Path, args: tuple[str, ...], stderr: str) -> GitError:
+def _failed(cwd: Path, args: tuple[str, ...], stderr: str, code: int) -> GitError:
+    def error(message: str, hint: str) -> GitError:
+        return GitError(message, hint, stderr, code)
+
     if "not a git repository" in stderr:
-        return GitError(f"{cwd} is not a git repository", "autoresearch records every experiment in git. Clone the "
-                        "repository, or in this folder: git init && git add -A && git commit -m start", stderr)
+        return error(f"{cwd} is not a git repository", "autoresearch records every experiment in git. Clone the "
+                     "repository, or in this folder: git init && git add -A && git commit -m start")
     if "dubious ownership" in stderr:
-        return GitError(f"git won't work in {cwd}: it belongs to another user",
-                        f"If you trust it: git config --global --add safe.directory {cwd}", stderr)
+        return error(f"git won't work in {cwd}: it belongs to another user",
+                     f"If you trust it: git config --global --add safe.directory {cwd}")
     if lock := re.search(r"'([^']*\.lock)'", stderr):
-        return GitError(f"another git holds {lock[1]}",
-                        "Let it finish. If no git is running, delete that file and try again.", stderr)
+        return error(f"another git holds {lock[1]}",
+                     "Let it finish. If no git is running, delete that file and try again.")
     if "No space left" in stderr:
-        return GitError("git found no space left on the disk", "Free some disk space, then continue.", stderr)
-    said = "; ".join(stderr.splitlines()[-3:]) or "it said nothing"
-    return GitError(f"git {args[0]} failed in {cwd}: {said}", "Mend that, then run the same command again.", stderr)
+        return error("git found no space left on the disk", "Free some disk space, then continue.")
+    said = "; ".join(stderr.splitlines()[-3:]) or (f"signal {-code}" if code < 0 else "it said nothing")
+    return error(f"git {args[0]} failed in {cwd}: {said}", "Mend that, then run the same command again.")
 
 
 def validate_tag(tag: str) -> str:
@@ -151,6 +163,7 @@ class Workspace:
     def ensure(self, head: str | None = None) -> None:
         """Branch (at `head`, if it is gone) and worktree exist and belong together; stale locks of ours are removed."""
         self._refuse_other_checkouts()
+        self._remove_leftovers()
         self._remove_stale_locks()
         if not self._commit(self._branch_ref):
             if head is None:
@@ -164,6 +177,7 @@ class Workspace:
             self.worktree.parent.mkdir(parents=True, exist_ok=True)
             self._git("worktree", "prune")
             self._git("worktree", "add", "--force", "--quiet", str(self.worktree.absolute()), self.branch)
+        self._leave_brief()
 
     def head(self) -> str:
         """The branch's commit."""
@@ -189,7 +203,7 @@ class Workspace:
     def revert(self) -> str | None:
         """The worktree as the branch has it. Edits that are no candidate's are saved; returns their ref, if any."""
         on_branch = self._in_worktree("rev-parse", "--symbolic-full-name", "HEAD").decode().strip() == self._branch_ref
-        if on_branch and not self._in_worktree("status", "--porcelain", "-uall"):
+        if on_branch and not self._touched():
             return None
         saved = self._save_edits()
         if not on_branch:
@@ -203,6 +217,19 @@ class Workspace:
     def propose_commit(self, parent: str, edits: Mapping[str, bytes | None], message: str, n: int) -> str:
         """A commit of `parent` with whole files below backends/gpt/ replaced (None: removed), by path from the
         root of the repository. The worktree is not looked at."""
+        return self._record(self._tree_with(parent, edits), parent, message, n)
+
+    def loose_commit(self, parent: str, edits: Mapping[str, bytes | None], message: str) -> str:
+        """The same for a commit of a person's, which no ref holds yet; `parent` where nothing changes."""
+        tree = self._tree_with(parent, edits)
+        return parent if tree == self._tree(parent) else self._commit_tree(tree, parent, message)
+
+    def amend(self, sha: str, parent: str, edits: Mapping[str, bytes | None], message: str, n: int) -> str:
+        """The candidate `sha` with more edits, as another commit of `parent` that takes its place."""
+        return self._record(self._tree_with(sha, edits), parent, message, n)
+
+    def _tree_with(self, commit: str, edits: Mapping[str, bytes | None]) -> str:
+        """The tree of a commit with these edits."""
         lines = []
         for path, content in edits.items():
             if not path.startswith(CANDIDATE + "/") or any(p in ("", ".", "..") for p in path.split("/")):
@@ -212,11 +239,10 @@ class Workspace:
             else:
                 blob = self._git("hash-object", "-w", "--no-filters", "--stdin", stdin=content).decode().strip()
                 lines.append(f"100644 {blob}\t{path}")
-        with self._index(parent) as env:
+        with self._index(commit) as env:
             if lines:
                 self._git("update-index", "-z", "--index-info", stdin=("\0".join(lines) + "\0").encode(), env=env)
-            tree = self._git("write-tree", env=env).decode().strip()
-        return self._record(tree, parent, message, n)
+            return self._git("write-tree", env=env).decode().strip()
 
     def commit_worktree(self, parent: str, message: str, n: int) -> str | None:
         """A commit of `parent` with backends/gpt/ as it is in the worktree; None where that changes nothing."""
@@ -225,11 +251,24 @@ class Workspace:
             tree = self._git("write-tree", env=env).decode().strip()
         return None if tree == self._tree(parent) else self._record(tree, parent, message, n)
 
+    def patched(self, parent: str, patch: bytes) -> dict[str, bytes | None]:
+        """{path: content} of the files that a patch, as `git diff` writes it, changes in `parent`; None for those it
+        removes. UserError where it does not apply."""
+        with self._index(parent) as env:
+            try:
+                self._git("apply", "--cached", "--whitespace=nowarn", "-", stdin=patch, env=env)
+            except GitError as e:
+                said = "; ".join(line.removeprefix("error: ") for line in e.stderr.splitlines()[-3:])
+                raise UserError(f"the patch does not apply to {parent[:7]}, the incumbent: {said}",
+                                "Make it in the study's worktree or against it, with paths from the root of the "
+                                "clone: git diff > my.patch") from None
+            tree = self._git("write-tree", env=env).decode().strip()
+        return {path: None if mode == "000000" else self.read(tree, path)
+                for mode, path in self.changed_paths(parent, tree)}
+
     def outside_edits(self) -> list[str]:
         """Paths changed in the worktree outside backends/gpt/; ignored files don't count."""
-        status = self._in_worktree("status", "--porcelain", "-z", "-uall", "--no-renames")
-        paths = [os.fsdecode(entry[3:]) for entry in status.split(b"\0") if entry]
-        return sorted(p for p in paths if not p.startswith(CANDIDATE + "/"))
+        return sorted(p for p in self._touched() if not p.startswith(CANDIDATE + "/"))
 
     def holds(self, sha: str) -> bool:
         """Whether backends/gpt/ in the worktree is what `sha` has there, and the branch has something else."""
@@ -285,6 +324,16 @@ class Workspace:
 
     # Parts
 
+    def _leave_brief(self, env: Mapping[str, str] | None = None) -> None:
+        """To an index the brief is unchanged from here on, whatever is in the file."""
+        if self._in_worktree("ls-files", "--", BRIEF, env=env):
+            self._in_worktree("update-index", "--skip-worktree", "--", BRIEF, env=env)
+
+    def _touched(self) -> list[str]:
+        """Paths that differ from the worktree's HEAD. Guidance is nobody's edit."""
+        status = self._in_worktree("status", "--porcelain", "-z", "-uall", "--no-renames")
+        return [p for entry in status.split(b"\0") if entry and (p := os.fsdecode(entry[3:])) != GUIDANCE]
+
     def _git(self, *args: str, stdin: bytes | None = None, env: Mapping[str, str] | None = None) -> bytes:
         return git(self.repo, *args, stdin=stdin, env=env)
 
@@ -296,7 +345,7 @@ class Workspace:
         try:
             return self._git("rev-parse", "--verify", "--quiet", name + "^{commit}").decode().strip()
         except GitError as e:
-            if e.stderr:  # quiet means: none about a name that stands for nothing
+            if e.stderr or e.code != 1:  # quiet: a name that stands for nothing
                 raise
             return ""
 
@@ -305,11 +354,15 @@ class Workspace:
 
     @contextlib.contextmanager
     def _index(self, commit: str) -> Iterator[dict[str, str]]:
-        """Environment with an index of our own, filled from a commit."""
-        with tempfile.TemporaryDirectory(prefix="autoresearch-index-") as folder:
-            env = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        """Environment with an index of our own, filled from a commit. It lies where `ensure` finds what a kill left."""
+        folder = self.worktree.parent / f"{INDEX}{os.getpid()}"
+        folder.mkdir(parents=True)
+        try:
+            env = {"GIT_INDEX_FILE": str(folder / "index")}
             self._git("read-tree", commit, env=env)
             yield env
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _record(self, tree: str, parent: str, message: str, n: int) -> str:
         """The commit object with its trailer, reachable under the experiment's number."""
@@ -341,6 +394,7 @@ class Workspace:
         """Commits what `revert` would lose, unless it is a tree that is reachable under this study's refs anyway."""
         at = self._in_worktree("rev-parse", "HEAD").decode().strip()
         with self._index(at) as env:
+            self._leave_brief(env)
             self._in_worktree("add", "-u", "--", ".", env=env)
             if (self.worktree / CANDIDATE).resolve() == self.worktree.resolve() / CANDIDATE:  # not through a link
                 self._in_worktree("add", "-A", "--", CANDIDATE, env=env)
@@ -361,9 +415,13 @@ class Workspace:
 
     def _linked(self) -> bool:
         """Whether the worktree's folder is a worktree of this very repository."""
+        if not self.worktree.is_dir():
+            return False
         try:
             lines = os.fsdecode(self._in_worktree("rev-parse", "--show-toplevel", "--git-common-dir")).splitlines()
-        except GitError:
+        except GitError as e:
+            if e.code != NO_REPOSITORY:  # a git that was killed or hangs says nothing about the folder
+                raise
             return False
         top, common = Path(lines[0]), self.worktree / lines[1]
         return top.resolve() == self.worktree.resolve() and common.resolve() == self._common_dir
@@ -399,18 +457,26 @@ class Workspace:
         except GitError:
             return True
 
+    def _remove_leftovers(self) -> None:
+        """Of processes that were killed. Whoever calls this holds the study's lock, so none of them lives."""
+        for folder in self.worktree.parent.glob(f"{INDEX}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def _remove_stale_locks(self) -> None:
-        """Locks that a power cut left on the study's own refs and worktree. A person's own are left alone."""
+        """Locks that a killed git or a power cut left on the study's own refs and worktree; younger ones are given time
+        to go. A person's own are left alone."""
         ours = [self._common_dir / (self._branch_ref + ".lock")]
         ours += (self._common_dir / self._refs).glob("**/*.lock")
         pointer = self.worktree / ".git"
         if pointer.is_file():
             gitdir = self._common_dir / "worktrees" / Path(pointer.read_text().strip()).name
-            ours += [gitdir / "index.lock", gitdir / "HEAD.lock"]
+            ours += gitdir.rglob("*.lock")
+        give_up = time.monotonic() + STALE_LOCK_S
         for lock in ours:
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - lock.stat().st_mtime > STALE_LOCK_S:
-                    lock.unlink()
+                while time.time() - lock.stat().st_mtime < STALE_LOCK_S and time.monotonic() < give_up:
+                    time.sleep(0.05)
+                lock.unlink()
 
 
 def moved(branch: str, head: str, expected: str) -> UserError:

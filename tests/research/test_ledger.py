@@ -114,10 +114,43 @@ def test_a_commit_with_trials_is_not_replaced(ledger: Ledger):
     n = propose(ledger)
     ledger.commit(n, "a" * 40)
     ledger.commit(n, "b" * 40)
-    ledger.start_trial(n, 1, "screen", 30.0, {})
+    crashed = ledger.start_trial(n, 1, "screen", 30.0, {})
     with pytest.raises(ValueError, match="has trials"):
         ledger.commit(n, "c" * 40)
-    assert ledger.experiment(n).sha == "b" * 40
+    ledger.end_trial(crashed, "crash")
+    ledger.commit(n, "c" * 40, RECIPE | {"batch.micro_rows": 4})
+    assert ledger.experiment(n).recipe["batch.micro_rows"] == 4
+    ledger.end_trial(ledger.start_trial(n, 1, "screen", 30.0, {}), "ok", scores=[VAL])
+    with pytest.raises(ValueError, match="has trials"):
+        ledger.commit(n, "d" * 40)
+    assert ledger.experiment(n).sha == "c" * 40
+
+
+def test_what_was_read_once_is_what_stands_there_now(ledger: Ledger):
+    """Whoever changed it: this object, or another process."""
+    n = propose(ledger)
+    ledger.commit(n, "a" * 40)
+    trial = ledger.start_trial(n, 1, "screen", 30.0, {})
+    with Ledger.open(ledger.path) as other:
+        def agree() -> list[object]:
+            fresh = Ledger.open(ledger.path, readonly=True)
+            with fresh:
+                assert ledger.experiments() == other.experiments() == fresh.experiments()
+                assert ledger.incumbent() == other.incumbent() == fresh.incumbent()
+            return [(e.state, e.verdict, [t.status for t in e.trials]) for e in ledger.experiments()]
+
+        assert agree() == [("committed", "", ["running"])]
+        ledger.end_trial(trial, "ok", scores=[VAL], curve=[Point(1, 0.5, 7.6)])
+        assert agree() == [("committed", "", ["ok"])]
+        other.replace_score(trial, Score("val", 2000.0, 800, 1800, 1780, 14))
+        other.decide(n, "keep", "")
+        assert agree() == [("decided", "keep", ["ok"])] and ledger.experiment(n).trials[0].scores[0].rows == 14
+        second = propose(other)
+        other.start_trial(second, 1, "screen", 30.0, {})
+        ledger.finish(n)
+        assert agree()[1] == ("proposed", "", ["running"])
+        ledger.abandon_running()
+        assert agree() == [("done", "keep", ["ok"]), ("proposed", "", ["interrupted"])]
 
 
 def test_ending_a_trial_is_all_or_nothing(ledger: Ledger):
@@ -126,11 +159,11 @@ def test_ending_a_trial_is_all_or_nothing(ledger: Ledger):
         ledger.end_trial(trial, "ok", steps=9, scores=[VAL, Score("confirm", math.nan, 1, 1, 1, 1)])
     t = ledger.experiment(1).trials[0]
     assert (t.status, t.steps, t.scores) == ("running", 0, ())
+    with pytest.raises(ValueError, match="already has a score on val"):
+        ledger.end_trial(trial, "ok", scores=[VAL, VAL])
     ledger.end_trial(trial, "ok", scores=[VAL])
     with pytest.raises(ValueError, match="only a running trial"):
         ledger.end_trial(trial, "ok", scores=[VAL])
-    with pytest.raises(ValueError, match="already has a score on val"):
-        ledger.add_score(trial, VAL)
     with pytest.raises(TypeError, match="stepz"):
         ledger.end_trial(trial, "ok", stepz=1)
 

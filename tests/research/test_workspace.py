@@ -29,6 +29,7 @@ def repo(tmp_path: Path) -> Path:
     (repo / RECIPE).write_text("[model]\ndepth = 4\n")
     (repo / "backends/gpt/params.py").write_text("WIDTH = 8\n")
     (repo / "program.md").write_text("Make it better.\n")
+    (repo / "README.md").write_text("Read me.\n")
     (repo / ".gitignore").write_text("studies/\n*.log\n")
     run(repo, "init", "-q")
     run(repo, "add", "-A")
@@ -105,11 +106,11 @@ def test_edits_in_the_worktree_become_a_candidate(workspace: Workspace):
     (workspace.worktree / RECIPE).write_text("depth = 9\n")
     (workspace.worktree / "backends/gpt/new.py").write_text("x = 1\n")
     (workspace.worktree / "backends/gpt/params.py").unlink()
-    (workspace.worktree / "program.md").write_text("not part of a candidate\n")
+    (workspace.worktree / "README.md").write_text("not part of a candidate\n")
     sha = workspace.commit_worktree(base, "try", 1)
     assert sha and workspace.candidate_files(sha) == {"recipe.toml": b"depth = 9\n", "new.py": b"x = 1\n"}
-    assert workspace.read(sha, "program.md") == b"Make it better.\n"
-    assert workspace.outside_edits() == ["program.md"]
+    assert workspace.read(sha, "README.md") == b"Read me.\n"
+    assert workspace.outside_edits() == ["README.md"]
     assert workspace.holds(sha)
 
 
@@ -117,8 +118,8 @@ def test_outside_edits_are_all_found_and_ignored_files_are_not(workspace: Worksp
     assert workspace.outside_edits() == []
     for name in ("näme with\ttab", "backends/other.py", "debug.log", "backends/gpt/fine.py"):
         (workspace.worktree / name).write_text("x\n")
-    (workspace.worktree / "program.md").unlink()
-    assert workspace.outside_edits() == sorted(["näme with\ttab", "backends/other.py", "program.md"])
+    (workspace.worktree / "README.md").unlink()
+    assert workspace.outside_edits() == sorted(["näme with\ttab", "backends/other.py", "README.md"])
 
 
 def test_links_executables_and_nested_repositories_show_in_their_modes(workspace: Workspace):
@@ -140,14 +141,32 @@ def test_what_was_proposed_reverts_without_a_copy_and_anything_else_is_saved(wor
     assert workspace.revert() is None and workspace.saved == []
     (workspace.worktree / RECIPE).write_text("an hour of thinking\n")
     (workspace.worktree / "backends/gpt/idea.py").write_text("idea = 1\n")
-    (workspace.worktree / "program.md").write_text("my brief\n")
+    (workspace.worktree / "README.md").write_text("my brief\n")
     ref = workspace.revert()
     assert ref and workspace.saved == [ref] and ref.startswith("refs/autoresearch/mar8/saved/")
     assert run(repo, "show", f"{ref}:{RECIPE}") == "an hour of thinking"
     assert run(repo, "show", f"{ref}:backends/gpt/idea.py") == "idea = 1"
-    assert run(repo, "show", f"{ref}:program.md") == "my brief"
+    assert run(repo, "show", f"{ref}:README.md") == "my brief"
     assert not (workspace.worktree / "backends/gpt/idea.py").exists()
     assert git(workspace.worktree, "status", "--porcelain") == b""
+
+
+def test_the_brief_and_guidance_in_the_worktree_are_the_persons_to_steer_with(workspace: Workspace, repo: Path):
+    brief, guidance = workspace.worktree / "program.md", workspace.worktree / "guidance.md"
+    brief.write_text("Shallower, please.\n")
+    guidance.write_text("Only schedules tonight.\n")
+    assert workspace.outside_edits() == [] and workspace.revert() is None
+    base, sha = workspace.head(), propose(workspace, 5)
+    (workspace.worktree / RECIPE).write_text("in its way\n")
+    assert workspace.advance(base, sha)
+    workspace.ensure()
+    assert (brief.read_text(), guidance.read_text()) == ("Shallower, please.\n", "Only schedules tonight.\n")
+    mine = workspace.commit_worktree(workspace.head(), "nothing", 2)
+    assert mine is None and workspace.outside_edits() == [] and len(workspace.saved) == 1
+    (workspace.worktree / RECIPE).write_text("tried\n")
+    assert workspace.commit_worktree(workspace.head(), "try", 2)
+    assert workspace.revert() is None, "what was tried is kept under its number: there is nothing else to save"
+    assert run(repo, "show", "autoresearch/mar8:program.md") == "Make it better."
 
 
 def test_a_keep_saves_edits_that_were_in_its_way(workspace: Workspace, repo: Path):
@@ -160,10 +179,10 @@ def test_a_keep_saves_edits_that_were_in_its_way(workspace: Workspace, repo: Pat
 
 def test_a_worktree_on_another_branch_comes_back_and_its_commits_stay_reachable(workspace: Workspace, repo: Path):
     run(workspace.worktree, "checkout", "-q", "--detach")
-    (workspace.worktree / "program.md").write_text("committed by hand\n")
+    (workspace.worktree / "README.md").write_text("committed by hand\n")
     run(workspace.worktree, "commit", "-q", "-am", "by hand")
     ref = workspace.revert()
-    assert ref and run(repo, "show", f"{ref}:program.md") == "committed by hand"
+    assert ref and run(repo, "show", f"{ref}:README.md") == "committed by hand"
     assert run(workspace.worktree, "symbolic-ref", "HEAD") == "refs/heads/autoresearch/mar8"
     run(workspace.worktree, "checkout", "-q", "--detach")
     run(workspace.worktree, "commit", "-q", "--allow-empty", "-m", "a note by hand")
@@ -334,3 +353,30 @@ def test_tags_that_git_or_a_folder_would_refuse_are_refused(tag: str):
 
 def test_ordinary_tags_are_allowed():
     assert [validate_tag(t) for t in ("mar8", "H100-b", "a.b_c")] == ["mar8", "H100-b", "a.b_c"]
+
+
+def test_what_a_killed_process_left_is_removed_and_a_killed_gits_lock_is_given_time(
+        workspace: Workspace, repo: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("autoresearch.research.workspace.STALE_LOCK_S", 0.3)
+    index = repo / "studies/mar8/.index-4194304"
+    index.mkdir()
+    (index / "index").write_bytes(b"torn")
+    lock = repo / ".git/refs/heads/autoresearch/mar8.lock"
+    lock.touch()
+    began = time.monotonic()
+    workspace.ensure()
+    assert not index.exists() and not lock.exists() and 0.2 < time.monotonic() - began < 3
+    workspace.advance(workspace.head(), propose(workspace, 5))
+    assert [p.name for p in (repo / "studies/mar8").iterdir()] == ["worktree"]
+
+
+def test_a_git_that_does_not_answer_is_not_waited_for_for_ever(workspace: Workspace, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch):
+    hangs = tmp_path / "bin" / "git"
+    hangs.parent.mkdir()
+    hangs.write_text("#!/bin/sh\nexec sleep 60\n")
+    hangs.chmod(0o755)
+    monkeypatch.setattr("autoresearch.research.workspace.HANGS_S", 0.2)
+    monkeypatch.setenv("PATH", str(hangs.parent), prepend=os.pathsep)
+    with pytest.raises(UserError, match=r"git rev-parse in .* gave no answer"):
+        workspace.head()

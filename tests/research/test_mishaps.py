@@ -1,0 +1,148 @@
+"""What a night does about memory that ran out, machines that fail and disks that fill."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from autoresearch.errors import UserError
+from autoresearch.records import BASELINE, Experiment, Trial
+from autoresearch.research import lighter, storage
+from autoresearch.research.storage import Storage
+from autoresearch.research.study import Study
+from backends.recipe import Recipe, parse
+from tests.research.test_judge import NIGHT, RATES, ROOT, make, night
+
+ROWS = Recipe().rows_per_step
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    return make(tmp_path / "clone")
+
+
+def failing(clone: Path, **told: object) -> str:
+    """Standard error of a night that ends with an error."""
+    script = clone.parent / "night.py"
+    script.write_text(NIGHT)
+    wanted = json.dumps({"experiments": 9, "script": RATES} | told)
+    done = subprocess.run([sys.executable, str(script), str(clone), wanted], env=os.environ | {"PYTHONPATH": str(ROOT)},
+                          stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    return done.stderr
+
+
+def test_a_recipe_that_ran_out_of_memory_is_run_once_more_in_smaller_parts_and_is_that_recipe(clone: Path) -> None:
+    baseline, first = night(clone, experiments=1, rows_that_fit=ROWS // 2)
+    assert [(t.status, t.facts.get("cause")) for t in baseline.trials[:2]] == [("crash", "memory"), ("ok", None)]
+    assert baseline.recipe["batch.micro_rows"] == ROWS // 2 and baseline.verdict == "keep"
+    with Study.open(clone, readonly=True) as study:
+        committed = parse(study.workspace.read(baseline.sha, "backends/gpt/recipe.toml").decode())
+        assert committed.micro_rows == ROWS // 2 and committed.rows_per_step == ROWS
+        assert b"micro_rows" in study.workspace.read(study.workspace.head(), "backends/gpt/recipe.toml")
+        assert {t.facts["recipe"] for t in baseline.trials if t.status == "ok"} == {committed.digest()}
+    assert first.trials[0].status == "ok", "what is built on it does not run out again"
+
+
+def test_an_experiment_that_ran_out_of_memory_keeps_its_hypothesis_and_its_number(clone: Path) -> None:
+    changes = {"batch.tokens_per_step": 2 * Recipe().batch.tokens_per_step}
+    _, first = night(clone, experiments=1, rows_that_fit=ROWS, script=[{"changes": changes}])
+    assert [t.status for t in first.trials[:2]] == ["crash", "ok"] and first.verdict in ("keep", "discard")
+    assert first.changes == changes and first.recipe["batch.micro_rows"] == ROWS
+    with Study.open(clone, readonly=True) as study:
+        ref = study.workspace.read(f"refs/autoresearch/{study.tag}/1", "backends/gpt/recipe.toml")
+        assert ref == study.workspace.read(first.sha, "backends/gpt/recipe.toml") and b"micro_rows" in ref
+
+
+def test_memory_that_halves_do_not_save_is_a_crash_after_two_trials(clone: Path) -> None:
+    changes = {"batch.tokens_per_step": 8 * Recipe().batch.tokens_per_step}
+    _, first = night(clone, experiments=1, rows_that_fit=ROWS, script=[{"changes": changes}])
+    assert [t.status for t in first.trials] == ["crash", "crash"]
+    assert (first.verdict, first.reason) == ("crash", "out of memory: a test")
+
+
+@pytest.mark.parametrize(("rows", "micro", "half"), [(8, 0, 4), (8, 4, 2), (6, 3, 1), (12, 0, 6), (9, 0, 3), (7, 7, 1),
+                                                     (8, 1, None)])
+def test_half_of_the_rows_is_the_largest_part_that_divides_a_step(rows: int, micro: int, half: int | None) -> None:
+    T = Recipe().model.seq_len
+    change = lighter.halved(Recipe().replace({"batch.tokens_per_step": rows * T, "batch.micro_rows": micro}))
+    assert change == ({} if half is None else {"batch.micro_rows": half})
+    recipe = Recipe().replace({"batch.tokens_per_step": rows * T} | change)
+    assert recipe.rows_per_step == rows
+
+
+def test_three_crashes_in_a_row_that_are_the_machines_pause_the_study(clone: Path) -> None:
+    said = failing(clone, faults=[4, 5, 6])
+    assert "3 experiments in a row crashed" in said and "its device hangs" in said and "goes on with #3" in said
+    with Study.open(clone, readonly=True) as study:
+        *_, first, second, third = study.ledger.experiments()
+    assert [e.verdict for e in (first, second, third)] == ["crash", "crash", ""] and third.state == "committed"
+    after = night(clone, experiments=1)
+    assert after[-1].n == third.n and after[-1].verdict in ("keep", "discard")
+
+
+def test_crashes_of_candidates_never_pause_a_study(clone: Path) -> None:
+    crashes = {str(idea["changes"]["optim.matrix_lr"]): 1 for idea in RATES[:4]}
+    after = night(clone, experiments=5, crashes=crashes)
+    assert [e.verdict for e in after[1:5]] == ["crash"] * 4
+    after = night(clone, experiments=2, script=[*RATES, *RATES[:2]], faults=[1])
+    assert len(after) == 8, "one fault of the machine is none"
+
+
+# Disk
+
+def experiment(n: int, verdict: str, trial: int) -> Experiment:
+    return Experiment(n, "p", "s", "r", "h", "", {}, {}, "done" if verdict else "committed", verdict, "", "",
+                      (Trial(trial, n, 1, "screen", "ok", 30.0, ""),))
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> tuple[Path, list[Experiment]]:
+    """Weights of a baseline, seven kept experiments and one that is not decided, a million bytes each."""
+    experiments = [experiment(BASELINE, "keep", 1), *(experiment(n, "keep", n + 1) for n in range(1, 8)),
+                   experiment(8, "", 9)]
+    for e in experiments:
+        folder = tmp_path / str(e.trials[0].id)
+        folder.mkdir()
+        (folder / "weights.safetensors").write_bytes(os.urandom(1_000_000))
+        (folder / "log.txt").write_text("a log\n")
+    return tmp_path, experiments
+
+
+def left(trials: Path) -> list[int]:
+    """Experiments that have weights; their logs are all there."""
+    assert all((folder / "log.txt").is_file() for folder in trials.iterdir())
+    return sorted(int(p.parent.name) - 1 for p in trials.glob("*/weights.safetensors"))
+
+
+def test_the_weights_of_champion_baseline_and_the_last_three_before_stay(shelf: tuple[Path, list[Experiment]]) -> None:
+    Storage(shelf[0]).make_room(shelf[1], 7, 1000)
+    assert left(shelf[0]) == [0, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(("megabytes", "stay"), [(6.5, [0, 4, 5, 6, 7, 8]), (5.5, [0, 5, 6, 7, 8]), (4.5, [0, 6, 7, 8]),
+                                                 (3.5, [0, 7, 8]), (2.5, [7, 8])])
+def test_what_is_worth_least_goes_first_where_the_budget_is_small(shelf: tuple[Path, list[Experiment]],
+                                                                 megabytes: float, stay: list[int]) -> None:
+    Storage(shelf[0], int(megabytes * 1e6)).make_room(shelf[1], 7, 1000)
+    assert left(shelf[0]) == stay
+
+
+def test_a_budget_that_is_used_up_is_a_sentence_and_the_champion_stays(shelf: tuple[Path, list[Experiment]]) -> None:
+    with pytest.raises(UserError, match=r"takes 2.0 MB of the 1.5 MB of disk space") as e:
+        Storage(shelf[0], 1_500_000).make_room(shelf[1], 7, 1000)
+    assert "--disk" in e.value.hint and left(shelf[0]) == [7, 8]
+
+
+def test_a_full_disk_is_a_sentence_before_the_trial(shelf: tuple[Path, list[Experiment]],
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: SimpleNamespace(free=4 * 10**8))
+    with pytest.raises(UserError, match=r"0.4 GB of disk space are free at .*; the next trial needs 1.0 GB") as e:
+        Storage(shelf[0]).make_room(shelf[1], 7, storage.needed_bytes(1000))
+    assert "the same command continues" in e.value.hint

@@ -1,6 +1,6 @@
 """A short study on one text, from nothing: the table of docs/results.md.
 
-    python benchmarks/night.py --text shakespeare_complete.txt --experiments 12 --budget 30
+    python benchmarks/night.py --text shakespeare_complete.txt --experiments 12 --budget 30 --ratchet careful
 
 Runs `ar prepare` and `ar loop` in a new clone and a new cache below --folder, then prints what the ledger says as
 Markdown. Keep the machine otherwise idle.
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--experiments", default="12")
     parser.add_argument("--budget", default="30")
+    parser.add_argument("--ratchet", default="careful", help="as ar loop takes it")
     parser.add_argument("--folder", type=Path, default=None, help="default: a new temporary folder, which is kept")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="night-"))
@@ -56,7 +57,8 @@ def main() -> None:
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     began = time.monotonic()
     ar(clone, "prepare", "--text", str(options.text.resolve()), "--name", "night")
-    said = ar(clone, "loop", "--experiments", options.experiments, "--budget", options.budget, "--tag", "night")
+    said = ar(clone, "loop", "--experiments", options.experiments, "--budget", options.budget,
+              "--ratchet", options.ratchet, "--tag", "night")
     minutes = (time.monotonic() - began) / 60
     text = options.text.read_bytes()
     print(f"text: {options.text.name}, {len(text):,} bytes, sha256 {hashlib.sha256(text).hexdigest()}")

@@ -2,26 +2,72 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 import backends
-from autoresearch import paths
+from autoresearch import paths, settle
 from autoresearch.data.prepared import Prepared
-from autoresearch.errors import UserError
+from autoresearch.errors import UsageError, UserError
+from autoresearch.harness import sandbox
+from autoresearch.harness.supervise import TrialFailed
 from autoresearch.probe import Plan, probe
+from autoresearch.research import fair, futility
+from autoresearch.research.person import typed
 from backends.recipe import Recipe, RecipeError, load
 
 backend_option = click.option("--backend", type=click.Choice(backends.NAMES), default=None,
                               help="What to train on. Default: the best that this machine has.")
 
 
+def has_nvidia() -> bool:
+    return shutil.which("nvidia-smi") is not None
+
+
+def _switch(context: click.Context, parameter: click.Parameter, off: bool) -> None:
+    """Decides for this process and those it starts, and says what that means where it is off."""
+    if off:
+        os.environ[sandbox.SWITCH] = "off"
+    if context.params.get("about"):  # of `ar eval`, which then runs nothing
+        return
+    if not sandbox.require():
+        click.echo("warning: no sandbox: candidates' code can read, change and send whatever you can", err=True)
+
+
+sandbox_option = click.option("--no-sandbox", is_flag=True, expose_value=False, callback=_switch,
+                              help="Let candidates' code reach all that you can.")
+
+
+def _allow(context: click.Context, parameter: click.Parameter, on: bool) -> None:
+    """For this process and those it starts."""
+    if on:
+        os.environ[{"busy_ok": fair.BUSY_OK, "on_battery": fair.ON_BATTERY,
+                    "no_futility": futility.OFF}[str(parameter.name)]] = "1"
+
+
+def fair_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """For commands whose trials are compared with others'."""
+    battery = click.option("--on-battery", is_flag=True, expose_value=False, callback=_allow,
+                           help="Train on battery power too, instead of waiting until the machine is plugged in.")
+    busy = click.option("--busy-ok", is_flag=True, expose_value=False, callback=_allow,
+                        help="Score trials whatever else the machine does, instead of running them again when it is "
+                             "quiet. Scores are then noisier.")
+    return battery(busy(command))
+
+
+futility_option = click.option("--no-futility", is_flag=True, expose_value=False, callback=_allow,
+                               help="Run every trial to its end, also those that can hardly catch up any more.")
+
+
 def choose_backend(name: str | None) -> str:
     """The backend asked for, or the best one here. UserError where it isn't installed."""
     try:
-        found = name or backends.detect(has_nvidia=shutil.which("nvidia-smi") is not None)
+        found = name or backends.detect(has_nvidia())
     except RuntimeError as e:
         raise UserError(str(e)) from None
     if found not in backends.installed():
@@ -44,9 +90,31 @@ def current_recipe(path: Path) -> Recipe:
                         f"Mend {path}; what each key may be stands in backends/recipe.py") from None
 
 
-def sized(prepared: Prepared, backend: str, budget_s: float) -> Plan:
-    """The probe's plan for the candidate in the clone."""
+def changed(recipe: Recipe, changes: tuple[str, ...]) -> Recipe:
+    """The recipe with KEY=VALUE as a person types them. Raises UsageError."""
+    try:
+        return recipe.replace(typed(changes))
+    except RecipeError as e:
+        raise UsageError("the recipe can't be run: " + "\n  ".join(e.problems),
+                         "What each key may be stands in backends/recipe.py") from None
+
+
+def settled(files: dict[str, bytes], backend: str, recipe: Recipe, vocab: int) -> Recipe:
+    """The recipe with what its precision `auto` means here, measured the first time for recipes of its kind."""
+    if recipe.runtime.precision != "auto":
+        return recipe
+    try:
+        found = settle.settled(files, backend, recipe, vocab)
+    except TrialFailed:
+        return recipe  # what is wrong with it, the trial says better
+    for verdict in found.verdicts:
+        click.echo(verdict.reason, err=True)
+    return recipe.replace({"runtime.precision": found.precision})
+
+
+def sized(prepared: Prepared, backend: str, budget_s: float, recipe: Recipe | None = None, fresh: bool = False) -> Plan:
+    """The probe's plan for the candidate in the clone, with its own recipe where none is given."""
     folder = paths.clone() / paths.CANDIDATE
-    click.echo("measuring this machine (less than a minute)", err=True)
-    return probe(candidate_files(folder), current_recipe(folder / "recipe.toml"), backend, prepared, budget_s,
-                 paths.cache() / "compiled")
+    click.echo("measuring this machine (less than a minute; nothing where it was measured before)", err=True)
+    recipe = recipe or current_recipe(folder / "recipe.toml")
+    return probe(candidate_files(folder), recipe, backend, prepared, budget_s, fresh)

@@ -6,9 +6,13 @@ import json
 
 import click
 
-from autoresearch.cli.machine import backend_option, choose_backend, sized
+from autoresearch.cli.machine import backend_option, choose_backend, sandbox_option, sized
 from autoresearch.data import prepared
 from autoresearch.probe import Plan
+from autoresearch.sizes import Size, shortlist
+
+COLUMNS = ("depth", "width", "tokenizer", "tokens/step", "params", "tokens/s", "steps", "tokens", "tokens/weight",
+           "tokens/param", "memory")
 
 
 @click.command("probe")
@@ -16,33 +20,50 @@ from autoresearch.probe import Plan
               help="Seconds of training to size for.")
 @backend_option
 @click.option("--data", "name", default=None, help="A prepared text. Default: the current one.")
-@click.option("--json", "as_json", is_flag=True, help="Print the plan as one JSON object.")
-def command(budget_s: float, backend: str | None, name: str | None, as_json: bool) -> None:
+@click.option("--fresh", is_flag=True, help="Measure again, even if this machine was measured before.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan, with the whole table, as one JSON object.")
+@sandbox_option
+def command(budget_s: float, backend: str | None, name: str | None, fresh: bool, as_json: bool) -> None:
     """Measure this machine and propose a model size that fits it.
 
-    Times training steps of a ladder of sizes, smallest first and none that would not fit into memory, in less than a
-    minute. The first experiment of a study starts from this proposal.
+    Times training steps of a ladder of sizes, smallest first and none that would not fit into memory, fits a cost
+    model to them and checks it on others; compares low precision with float32 on the size it proposes. It takes less
+    than a minute; what was measured is kept for the same machine, software, code and budget. The first experiment of
+    a study starts from this proposal.
 
     \b
     Example:
       ar probe --budget 300
     """
-    found = prepared.find(name) if name else prepared.current()
-    plan = sized(found, choose_backend(backend), budget_s)
-    click.echo(json.dumps(plan.to_json(), indent=2) if as_json else table(plan))
+    text = prepared.find(name) if name else prepared.current()
+    plan = sized(text, choose_backend(backend), budget_s, fresh=fresh)
+    click.echo(json.dumps(plan.to_json(), indent=2) if as_json else shown(plan))
 
 
-def table(plan: Plan) -> str:
-    device = plan.device
-    ceilings = ", ".join(f"{p} {f / 1e12:.2f} TFLOP/s" for p, f in device["ceiling_flops"].items())
-    memory_gib = device["memory_bytes"] / 2**30
-    lines = [f"{device['name']}  ({plan.backend}, {memory_gib:.1f} GiB; matmul ceiling {ceilings})", "",
-             "depth width   params  tokens/s   memory   steps tokens/weight"]
-    chosen = (plan.changes.get("model.depth"), plan.changes.get("model.width"))
-    for s in plan.table:
-        mark = "  <- proposed" if (s.depth, s.width) == chosen else ""
-        lines.append(f"{s.depth:>5} {s.width:>5} {s.params / 1e6:>7.2f}M {s.tokens_per_s:>9,.0f} "
-                     f"{s.memory_bytes / 2**20:>5,.0f}MiB {s.steps:>7,} {s.tokens_per_weight:>13.1f}{mark}")
-    lines += ["", plan.why, "", "Changes to the recipe:"]
-    lines += [f"  {k} = {v}" for k, v in plan.changes.items()] or ["  none"]
-    return "\n".join(lines)
+def shown(plan: Plan) -> str:
+    found, device = plan.found, plan.device
+    ceilings = ", ".join(f"{p} {f / 1e12:.2f}" for p, f in found.ceiling_flops.items())
+    products = ", ".join(f"{p} {f / 1e12:.2f}" for p, f in found.products_flops.items())
+    error = found.held_out_error()
+    checked = "no run could be held out" if error is None else f"runs held out were predicted within {100 * error:.0f}%"
+    lines = [
+        f"{device['name']}  ({plan.backend}, {device['memory_bytes'] / 2**30:.1f} GiB; measured {found.measured_at})",
+        f"matmul ceiling in TFLOP/s: {ceilings}; at the proposed model's shapes: {products}",
+        *(v["reason"] for v in found.verdicts),
+        f"cost model from {len(found.runs)} short runs: {checked}", "", *table(plan), "", plan.why, "",
+        "Changes to the recipe:"]
+    return "\n".join([*lines, *([f"  {k} = {v}" for k, v in plan.changes.items()] or ["  none"])])
+
+
+def table(plan: Plan) -> list[str]:
+    rows = [COLUMNS, *(_cells(s) for s in shortlist(plan.table, plan.chosen))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    chosen = rows.index(_cells(plan.chosen))
+    return [line + ("  <- proposed" if i == chosen else "") for i, line in enumerate(lines)]
+
+
+def _cells(s: Size) -> tuple[str, ...]:
+    return (str(s.depth), str(s.width), s.tokenizer, f"{s.tokens_per_step:,}", f"{s.params / 1e6:.2f}M",
+            f"{s.tokens_per_s:,.0f}", f"{s.steps:,}", f"{s.tokens / 1e6:.1f}M", f"{s.tokens_per_weight:.1f}",
+            f"{s.tokens_per_param:.1f}", f"{s.memory_bytes / 2**20:,.0f} MiB")

@@ -1,0 +1,210 @@
+"""This trainer beside nanoGPT and karpathy/autoresearch on one CPU: steps a second, or the score of equal minutes.
+
+    git clone https://github.com/karpathy/nanoGPT && git clone https://github.com/karpathy/autoresearch upstream
+    ar prepare --text shakespeare.txt --holdout-chars 250000 --name peers --tokenizer byte --tokenizer bpe-4096
+    python benchmarks/peers.py speed --nanogpt nanoGPT --upstream upstream
+    python benchmarks/peers.py score --nanogpt nanoGPT --upstream upstream --seconds 300
+
+`speed` times every trainer at one shape on the same rows, in turn, `--rounds` times, with the same allocator settings,
+and prints medians and ratios. `score` trains them one after the other for the same time, compilation not counted, and
+prints bits per character of the held-out slice in blocks of the sequence length. benchmarks/peer_trainers.py says what
+was changed in the peers so that they run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}  # what this trainer sets for itself
+WARMUP_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a table: a trainer at a size."""
+
+    label: str
+    kind: str  # nanogpt, upstream or ours
+    tokenizer: str
+    depth: int
+    width: int
+    head_dim: int
+    seq_len: int
+    tokens_per_step: int
+    recipe: str = ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "score", "worker"))
+    parser.add_argument("--nanogpt", type=Path, help="a clone of karpathy/nanoGPT")
+    parser.add_argument("--upstream", type=Path, help="a clone of karpathy/autoresearch")
+    parser.add_argument("--data", default=None, help="a prepared text; default: the current one")
+    parser.add_argument("--recipe", type=Path, default=None,
+                        help="score: a recipe of this trainer's own, beside the reference recipe")
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=10, help="speed: steps in each round")
+    parser.add_argument("--seconds", type=float, default=300.0, help="score: training time of each")
+    options = parser.parse_args()
+    if options.what == "worker":
+        return worker(json.loads(sys.stdin.readline()))
+    (speed if options.what == "speed" else score)(options)
+
+
+def speed(options: argparse.Namespace) -> None:
+    size = (options.depth, options.width, 128 if options.width % 128 == 0 else 64, 256, 8192)
+    entries = [Entry("nanoGPT, compiled", "nanogpt", "bpe-4096", *size),
+               Entry("upstream, compiled", "upstream", "bpe-4096", *size),
+               Entry("this trainer", "ours", "bpe-4096", *size, recipe=str(ROOT / "backends/reference.toml"))]
+    entries = [e for e in entries if e.kind == "ours" or getattr(options, e.kind)]
+    workers = [Worker(e, options) for e in entries]
+    times: list[list[float]] = [[] for _ in workers]
+    for _ in range(options.rounds):
+        for worker_, found in zip(workers, times, strict=True):
+            found.append(worker_.ask(do="time", steps=options.steps)["seconds"] / options.steps)
+    print(f"{options.depth} layers, width {options.width}, 256 tokens a row, 8,192 a step; {options.rounds} rounds of "
+          f"{options.steps} steps in turn\n")
+    print("| trainer | tokens/s, median | slowest to fastest round | against the first, median of rounds |")
+    print("|---|--:|--:|--:|")
+    for e, found in zip(entries, times, strict=True):
+        rates = sorted(e.tokens_per_step / s for s in found)
+        ratio = statistics.median(a / b for a, b in zip(times[0], found, strict=True))
+        print(f"| {e.label} | {statistics.median(rates):,.0f} | {rates[0]:,.0f} to {rates[-1]:,.0f} | {ratio:.2f} |")
+
+
+def score(options: argparse.Namespace) -> None:
+    reference = str(ROOT / "backends/reference.toml")
+    entries = [Entry("nanoGPT, its README's size for CPUs", "nanogpt", "byte", 4, 128, 32, 64, 768),
+               Entry("upstream, BPE 4096", "upstream", "bpe-4096", 4, 256, 128, 256, 8192),
+               Entry("upstream, BPE 1024, smaller steps", "upstream", "bpe-1024", 4, 256, 128, 256, 4096),
+               Entry("this trainer, upstream's recipe", "ours", "bpe-4096", 4, 256, 128, 256, 8192, reference)]
+    entries = [e for e in entries if e.kind == "ours" or getattr(options, e.kind)]
+    if options.recipe:
+        from backends.recipe import load
+        r = load(options.recipe)
+        entries.append(Entry("this trainer, " + options.recipe.name, "ours", r.data.tokenizer, r.model.depth,
+                             r.model.width, r.model.head_dim, r.model.seq_len, r.batch.tokens_per_step,
+                             str(options.recipe.resolve())))
+    print(f"{options.seconds:g} s of training each\n")
+    print("| trainer | tokenizer | depth x width | tokens a step | steps | bits per character | bits per byte |")
+    print("|---|---|--:|--:|--:|--:|--:|")
+    for e in entries:
+        done = Worker(e, options).ask(do="train", seconds=options.seconds)
+        print(f"| {e.label} | {e.tokenizer} | {e.depth} x {e.width} | {e.tokens_per_step:,} | {done['steps']:,} | "
+              f"{done['bpc']:.4f} | {done['bpb']:.4f} |", flush=True)
+
+
+class Worker:
+    """A trainer in a process of its own, compiled and warm; it rests while others are timed."""
+
+    def __init__(self, entry: Entry, options: argparse.Namespace):
+        job = vars(entry) | {"clone": str(getattr(options, entry.kind, None) or ""), "data": options.data}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | ALLOCATOR | {"PYTHONPATH": str(ROOT)})
+        print(f"warming up: {entry.label}", file=sys.stderr)
+        self._say(job)
+        self._hear()
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        self._say(request)
+        return self._hear()
+
+    def _say(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(message) + "\n")
+        self._process.stdin.flush()
+
+    def _hear(self) -> dict[str, Any]:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.startswith("{"):  # the peers print on their way
+                return dict(json.loads(line))
+        raise SystemExit("a trainer ended early; what it said is above")
+
+
+def worker(job: dict[str, Any]) -> None:
+    from autoresearch.data import prepared
+    from autoresearch.data.batches import training_rows
+    from benchmarks.peer_trainers import NanoGPT, Ours, Shape, Trainer, Upstream
+
+    text = prepared.find(job["data"]) if job["data"] else prepared.current()
+    tokenizer = text.tokenizer(job["tokenizer"])
+    rows = training_rows(text.tokens("train", tokenizer.name), tokenizer.bos, job["seq_len"], seed=1)
+    count = job["tokens_per_step"] // job["seq_len"]
+    batches = (np.stack([next(rows)[0] for _ in range(count)]) for _ in iter(int, 1))
+
+    def trainer() -> Trainer:
+        shape = Shape(job["depth"], job["width"], job["head_dim"], job["seq_len"], count, tokenizer.vocab)
+        if job["kind"] == "ours":
+            size = {"model.depth": job["depth"], "model.width": job["width"], "model.head_dim": job["head_dim"],
+                    "runtime.compile": True}
+            return Ours(Path(job["recipe"]), size, tokenizer.vocab)
+        return (NanoGPT if job["kind"] == "nanogpt" else Upstream)(Path(job["clone"]), shape)
+
+    warm = trainer()
+    for _ in range(WARMUP_STEPS):
+        warm.step(next(batches), 0.5)
+    answer({})
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["do"] == "time":
+            began = time.perf_counter()
+            for _ in range(request["steps"]):
+                warm.step(next(batches), 0.5)
+            answer({"seconds": time.perf_counter() - began})
+        else:
+            fresh = trainer()  # the compiled code is in its cache by now
+            fresh.step(next(batches), 0.0)
+            steps = train(fresh, batches, request["seconds"])
+            answer({"steps": steps} | scored(fresh, text, tokenizer, job["seq_len"]))
+
+
+def answer(message: dict[str, Any]) -> None:
+    print("\n" + json.dumps(message), flush=True)
+
+
+def train(trainer: Any, batches: Iterator[np.ndarray], seconds: float) -> int:
+    began, steps = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - began) < seconds:
+        trainer.step(next(batches), elapsed / seconds)
+        steps += 1
+    return steps
+
+
+def scored(trainer: Any, text: Any, tokenizer: Any, length: int) -> dict[str, float]:
+    """Bits per character and byte of the holdout split, in blocks of `length` targets."""
+    tokens = np.concatenate(text.tokens("holdout", tokenizer.name)).astype(np.int64)
+    count = (len(tokens) - 1) // length
+    inputs = tokens[:count * length].reshape(count, length)
+    targets = tokens[1:count * length + 1].reshape(count, length)
+    nats = 0.0
+    for i in range(0, count, 8):
+        logits = trainer.logits(inputs[i:i + 8]).astype(np.float64)
+        top = logits.max(-1, keepdims=True)
+        log_z = np.log(np.exp(logits - top).sum(-1)) + top[..., 0]
+        nats += float((log_z - np.take_along_axis(logits, targets[i:i + 8, :, None], -1)[..., 0]).sum())
+    scored_bytes = b"".join(tokenizer.tokens[t] for t in targets.ravel() if t != tokenizer.bos)
+    chars = len(scored_bytes.decode("utf-8", "surrogateescape"))
+    return {"bpc": nats / math.log(2) / chars, "bpb": nats / math.log(2) / len(scored_bytes)}
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()

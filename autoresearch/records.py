@@ -1,13 +1,16 @@
-"""What the ledger holds, as values: experiments, their trials, the scores of a trial, and pairs of trials."""
+"""What the ledger holds, as values: experiments, their trials, the scores of a trial, pairs of trials, spending."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 BASELINE, REFERENCE = 0, -1  # experiment numbers with a fixed meaning; ideas count from 1
 
+MEMORY, MACHINE = "memory", "machine"  # causes of a failed trial: it ran out; the device or a process of ours failed
 VERDICTS = ("keep", "discard", "crash", "timeout", "invalid", "interrupted")
 
 
@@ -30,6 +33,23 @@ class Score:
     def bpc(self) -> float:
         return self.nats / math.log(2) / self.chars
 
+    @property
+    def nats_per_token(self) -> float:
+        return self.nats / self.tokens
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A score, and what else its rows tell."""
+
+    score: Score
+    bpb_error: float | None  # standard error over rows, as if they were drawn independently; None for a single row
+    legacy_bytes: int  # as karpathy/autoresearch counts them: of each target decoded alone, never fewer than there are
+
+    @property
+    def legacy_bpb(self) -> float:
+        return self.score.nats / math.log(2) / self.legacy_bytes
+
 
 @dataclass(frozen=True)
 class Point:
@@ -41,6 +61,32 @@ class Point:
     dev_bpb: float | None = None
 
 
+class Curve(Sequence[Point]):
+    """Points as the ledger stores them, made when they are looked at: a study has thousands of curves, and looks at a
+    few."""
+
+    def __init__(self, text: str):
+        self._text = text
+
+    def _points(self) -> tuple[Point, ...]:
+        return tuple(Point(*values) for values in json.loads(self._text))
+
+    def __getitem__(self, which: Any) -> Any:
+        return self._points()[which]
+
+    def __iter__(self) -> Iterator[Point]:
+        return iter(self._points())
+
+    def __len__(self) -> int:
+        return len(self._points())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._points() == tuple(other)
+
+    def __repr__(self) -> str:
+        return repr(self._points())
+
+
 @dataclass(frozen=True)
 class Trial:
     """One training run of an experiment with one seed."""
@@ -48,7 +94,7 @@ class Trial:
     id: int
     experiment: int
     seed: int
-    purpose: str  # "screen": scored on val to decide; "verify": fresh seed, scored on confirm
+    purpose: str  # "screen" and, on fresh seeds, "repeat" decide, on val; others measure: see the modules named so
     status: str  # "running", "ok", or a verdict: crash, timeout, invalid, interrupted
     budget_s: float | None  # None in fixed-step mode
     started: str  # UTC, ISO 8601
@@ -61,7 +107,7 @@ class Trial:
     peak_memory_bytes: int = 0
     utilisation: float | None = None  # of this machine's measured matmul ceiling
     scores: tuple[Score, ...] = ()
-    curve: tuple[Point, ...] = ()
+    curve: Sequence[Point] = ()
     log_tail: str = ""
     weights: str = ""  # path relative to the study's folder; "" when there are none
     facts: dict[str, Any] = field(default_factory=dict)  # device, backend, precision, digests
@@ -101,7 +147,57 @@ class Experiment:
     def screens(self) -> list[Trial]:
         return [t for t in self.trials if t.purpose == "screen" and t.status == "ok"]
 
+    def on_val(self) -> dict[int, float]:
+        """{seed: val_bpb}, screening and fresh seeds alike."""
+        return {t.seed: b for t in self.trials if t.purpose in ("screen", "repeat") and (b := t.bpb()) is not None}
+
+    def scores(self, purpose: str, split: str = "val", *, backend: str | None = None,
+               budget_s: float | None = None) -> dict[int, float]:
+        """{seed: bits per byte} of finished trials of a purpose; on one backend, with one budget, where named."""
+        return {t.seed: b for t in self.trials if t.purpose == purpose and t.status == "ok"
+                and backend in (None, t.facts.get("backend")) and budget_s in (None, t.budget_s)
+                and (b := t.bpb(split)) is not None}
+
     def bpb(self) -> float | None:
-        """Mean val_bpb over its scored trials."""
+        """Mean val_bpb over its screening trials; several only for the baseline."""
         scores = [b for t in self.screens() if (b := t.bpb()) is not None]
         return sum(scores) / len(scores) if scores else None
+
+
+def last_kept(experiments: Iterable[Experiment]) -> Experiment | None:
+    """The champion: the keep that no other one stands on."""
+    kept = [e for e in experiments if e.verdict == "keep"]
+    parents = {e.parent for e in kept}
+    return next((e for e in reversed(kept) if e.sha not in parents), None)
+
+
+@dataclass(frozen=True)
+class Spend:
+    """One request to a paid service, or one run of an agent. None: nobody said."""
+
+    researcher: str
+    model: str
+    status: str  # "ok", or what went wrong
+    request_id: str = ""
+    attempt: int = 1  # of the same request
+    latency_s: float = 0.0
+    waited_s: float = 0.0  # before it, because of the one before
+    input_tokens: int | None = None  # neither written to the cache nor read from it
+    output_tokens: int | None = None
+    cache_write_5m_tokens: int | None = None
+    cache_write_1h_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    usd: float | None = None
+    priced: str = ""  # date of the price table, or "reported": by the agent itself; "": nobody knows a price
+
+    def tokens(self) -> int:
+        return sum(n or 0 for n in (self.input_tokens, self.output_tokens, self.cache_write_5m_tokens,
+                                    self.cache_write_1h_tokens, self.cache_read_tokens))
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a study has cost so far."""
+
+    usd: float = 0.0  # of what has a price
+    tokens: int = 0  # of everything, from the cache or not

@@ -3,14 +3,12 @@
     Options          how to draw
     generate         the bytes of each token, as they come
     default_prompt   a few lines of the dev split
-    prepared_of      the text that a study trains on
 
 The model runs in its own process, as when it is scored; this one only picks tokens.
 """
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -18,16 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from autoresearch.data import prepared as sets
 from autoresearch.data.prepared import Prepared
 from autoresearch.data.text import char_boundary
 from autoresearch.data.tokenizer import Tokenizer
 from autoresearch.errors import UserError
 from autoresearch.harness import assemble
 from autoresearch.harness.serving import LogitsServer, Served, ServerFailed
-from autoresearch.records import Experiment, Trial
-from autoresearch.research.study import Study
-from backends.recipe import Recipe, RecipeError
+from autoresearch.models import Model
 
 PROMPT_BYTES = (24, 120)  # of a default prompt: at least, at most
 
@@ -40,42 +35,24 @@ class Options:
     seed: int = 1
 
 
-def generate(study: Study, prepared: Prepared, experiment: Experiment, prompt: bytes,
-             options: Options = Options()) -> Generator[bytes, None, None]:
+def generate(model: Model, prompt: bytes, options: Options = Options(),
+             backend: str | None = None) -> Generator[bytes, None, None]:
     """The bytes of each new token. Close it (contextlib.closing) when leaving early: a process stands behind it.
-    UserError where the weights are gone or the model can't be run."""
-    trial = weights_of(study, experiment)
-    try:
-        recipe = Recipe().replace(experiment.recipe)
-    except RecipeError as e:
-        raise UserError(f"experiment {experiment.n} has a recipe that this version does not know: {e}",
-                        "Check out the version of autoresearch that ran the study.") from None
-    tokenizer = prepared.tokenizer(recipe.data.tokenizer)
+    `backend`: None for the one it was trained on. UserError where the model can't be run."""
+    recipe, tokenizer = model.recipe(), model.tokenizer()
     ids = [tokenizer.bos, *map(int, tokenizer.encode(prompt))]
     length = min(recipe.model.seq_len, len(ids) + options.tokens)
-    with tempfile.TemporaryDirectory(prefix=".sample-", dir=study.root, ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix="autoresearch-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        assemble.assemble(folder / "tree", study.workspace.candidate_files(experiment.sha))
-        served = Served(study.ledger.fact("backend"), recipe.flat(), tokenizer.vocab, str(_weights_path(study, trial)),
-                        str(folder / "tree"), str(folder), str(folder / "cache"))
+        assemble.assemble(folder / "tree", model.about.files())
+        served = Served(backend or model.about.backend, recipe.flat(), tokenizer.vocab, str(model.weights),
+                        str(folder / "tree"), str(folder))
         try:
             with LogitsServer(served, length, max_batch=1) as server:
                 yield from _draw(server, tokenizer, ids, options)
         except ServerFailed as e:
-            raise UserError(f"the model of experiment {experiment.n} can't be run: {e.reason.strip()}",
-                            "Try another one: ar sample --experiment N") from None
-
-
-def weights_of(study: Study, experiment: Experiment) -> Trial:
-    """The newest scored trial whose weights are still there. UserError, with the remedy, where there is none."""
-    for trial in reversed(experiment.screens()):
-        if _weights_path(study, trial).is_file():
-            return trial
-    if experiment.verdict != "keep":
-        raise UserError(f"experiment {experiment.n} has no weights: those of ideas that were not kept are deleted",
-                        "Sample one that was kept; `ar log` lists them.")
-    raise UserError(f"the weights of experiment {experiment.n} are gone from {study.trials}",
-                    f"Train it again: git worktree add /tmp/again {experiment.sha[:12]} && cd /tmp/again && ar train")
+            raise UserError(f"the model of {model.label} can't be run: {e.reason.strip()}",
+                            "Try another one: ar sample baseline, or ar sample N") from None
 
 
 def default_prompt(prepared: Prepared, seed: int = 1) -> bytes:
@@ -92,22 +69,6 @@ def default_prompt(prepared: Prepared, seed: int = 1) -> bytes:
         if len(prompt) >= least:
             break
     return prompt[:char_boundary(prompt, most)]
-
-
-def prepared_of(study: Study) -> Prepared:
-    """The text that the study trains on, where it was or by its name. UserError where it is gone or has changed."""
-    name, digest = study.ledger.fact("data_name"), study.ledger.fact("data_digest")
-    for look in (lambda: sets.load(study.ledger.fact("data_root") or ""), lambda: sets.find(str(name))):
-        with contextlib.suppress(UserError):
-            found = look()
-            if found.digest == digest:
-                return found
-    raise UserError(f"the text of study {study.tag!r}, {name} (digest {digest}), is not in the cache any more",
-                    f"Prepare the same files again: ar prepare --text PATH --name {name}")
-
-
-def _weights_path(study: Study, trial: Trial) -> Path:
-    return study.trials / str(trial.id) / "weights.safetensors"
 
 
 def _draw(server: LogitsServer, tokenizer: Tokenizer, ids: list[int], options: Options) -> Generator[bytes, None, None]:

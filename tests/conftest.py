@@ -12,7 +12,14 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 UNSET = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "AUTORESEARCH_DEBUG", "AUTORESEARCH_AR_TRIED", "ANTHROPIC_API_KEY",
-         "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+         "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "AUTORESEARCH_MODEL", "AUTORESEARCH_PRICES",
+         "AUTORESEARCH_AGENT", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+# huggingface_hub reads these when it is imported: no test asks the real hub, nor sends a person's token anywhere.
+os.environ |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": "/nonexistent/huggingface"}
+for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE"):
+    os.environ.pop(_name, None)
+# Tests share their machine, and their trials are too short to be stopped early: neither may change what they see.
+os.environ |= {"AUTORESEARCH_BUSY_OK": "1", "AUTORESEARCH_ON_BATTERY": "1", "AUTORESEARCH_NO_FUTILITY": "1"}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,8 @@ import click
 from autoresearch.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from autoresearch.records import Point
     from autoresearch.report.story import Attempt, Story
     from autoresearch.research.study import Study
@@ -22,6 +25,7 @@ Examples:
   ar log                    every experiment, oldest first
   ar log 12                 one of them: hypothesis, diff, curve, verdict
   ar log --json | jq -c 'select(.verdict == "keep") | [.n, .val_bpb]'
+  ar log --optuna mar8.db && optuna-dashboard sqlite:///mar8.db
 """
 
 
@@ -29,16 +33,24 @@ Examples:
 @click.argument("n", type=click.IntRange(min=0), required=False)
 @click.option("--tag", help="Which study. Default: the one used last.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each experiment.")
-def command(n: int | None, tag: str | None, as_json: bool) -> None:
+@click.option("--optuna", "optuna_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="Write a new SQLite file that optuna-dashboard opens.")
+def command(n: int | None, tag: str | None, as_json: bool, optuna_file: Path | None) -> None:
     """The experiments of a study, or one of them in full.
 
-    0 is the baseline. `delta` is bits per byte against the incumbent of its time on the same seed; below 0 is better.
+    0 is the baseline. `delta` is bits per byte against the incumbent of its time on the same seeds: the mean of fresh
+    ones where there are any, else the screening seed's; below 0 is better.
     """
     from autoresearch import paths
     from autoresearch.report.story import tell
     from autoresearch.research.study import Study
 
     with Study.open(paths.clone(), tag, readonly=True) as study:
+        if optuna_file:
+            from autoresearch.research.optuna_export import export
+
+            click.echo(f"{export(study.ledger.experiments(), optuna_file, study.tag)} experiments in {optuna_file}")
+            return
         story = tell(study)
         attempts = [*([story.baseline] if story.baseline else []), *story.ideas]
         if n is not None:
@@ -69,17 +81,12 @@ def record(a: Attempt) -> dict[str, Any]:
 
 
 def details(a: Attempt, study: Study) -> dict[str, Any]:
+    from autoresearch.report.detail import diff, paired
+
     t = a.trial
-    return {"diff": diff(a, study), "log_tail": t.log_tail if t else "", "curve": [
+    return {"diff": diff(a, study), "pairs": paired(a, study), "log_tail": t.log_tail if t else "", "curve": [
         {"step": p.step, "elapsed_s": p.elapsed_s, "train_nats": p.train_nats, "dev_bpb": p.dev_bpb}
         for p in (t.curve if t else ())]}
-
-
-def diff(a: Attempt, study: Study) -> str:
-    """What the candidate changes, as printable text."""
-    from autoresearch.harness.text import clean
-
-    return clean(study.workspace.diff(a.experiment.parent, a.experiment.sha), 1 << 20) if a.experiment.sha else ""
 
 
 def table(story: Story, attempts: list[Attempt]) -> str:
@@ -110,6 +117,7 @@ def one(a: Attempt, study: Study) -> str:
              f"{'verdict':<12}{style(verdict, VERDICT_COLOURS.get(e.verdict), bold=True)}"
              + (f": {words.one_line(e.reason, 2000)}" if e.reason else "")]
     parts += [f"{name:<12}{text}" for name, text in _facts(a) if text]
+    parts += ["", *pairs(a, study)] if a.pairs else []
     if a.trial and a.trial.curve:
         parts += ["", *curve(a.trial.curve)]
     parts += ["", *_diff_lines(a, study)]
@@ -118,7 +126,19 @@ def one(a: Attempt, study: Study) -> str:
     return "\n".join(parts)
 
 
-def curve(points: tuple[Point, ...]) -> list[str]:
+def pairs(a: Attempt, study: Study) -> list[str]:
+    from autoresearch.report import words
+    from autoresearch.report.detail import paired
+
+    lines = [f"{'':<12}{'seed':<11}{'val_bpb':>8}  {'incumbent':>9}  {'delta':>8}"]
+    for name, p in zip(["pairs"] + [""] * len(a.pairs), paired(a, study), strict=False):
+        seed = f"{p['seed']}, {'fresh' if p['fresh'] else 'screen'}"
+        lines.append(f"{name:<12}{seed:<11}{p['val_bpb'] or 0:>8.4f}  {p['incumbent_bpb'] or 0:>9.4f}  "
+                     f"{words.signed(p['delta_bpb']):>8}")
+    return lines
+
+
+def curve(points: Sequence[Point]) -> list[str]:
     """Training loss as one line of bars, its ends in numbers, and the dev scores."""
     train = [p for p in points if p.train_nats is not None]
     lines = []
@@ -143,7 +163,9 @@ def _facts(a: Attempt) -> list[tuple[str, str]]:
     facts = [("evidence", words.one_line(e.evidence, 2000)), ("change", "; ".join(words.changes(e.changes, before))),
              ("proposed by", f"{words.one_line(e.researcher)}, {e.created}"), ("commit", e.sha[:12])]
     if a.bpb is not None:
-        against = "" if a.gain_bpb is None else f", {words.signed(-a.gain_bpb)} against its incumbent on the same seed"
+        fresh = len(e.on_val()) - 1
+        where = f"on {fresh} fresh seed{'s' if fresh > 1 else ''}" if fresh and a.n else "on the same seed"
+        against = "" if a.gain_bpb is None else f", {words.signed(-a.gain_bpb)} against its incumbent {where}"
         facts.append(("val_bpb", f"{a.bpb:.4f}{against}"))
     screens = e.screens()
     if len(screens) > 1:
@@ -156,11 +178,16 @@ def _facts(a: Attempt) -> list[tuple[str, str]]:
                       f"({a.tokens_per_s or 0:,.0f} a second{used})"))
     if t and t.params:
         facts.append(("model", f"{t.params / 1e6:.2f}M parameters, {words.gib(t.peak_memory_bytes)} peak memory"))
+    if t and "machine" in t.facts:
+        from autoresearch.harness.conditions import Conditions
+
+        facts.append(("machine", Conditions.from_json(t.facts["machine"]).words()))
     return facts
 
 
 def _diff_lines(a: Attempt, study: Study) -> list[str]:
     from autoresearch.cli.style import style
+    from autoresearch.report.detail import diff
 
     try:
         text = diff(a, study)

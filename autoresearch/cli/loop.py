@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
+from typing import Any
 
 import click
 
 from autoresearch import paths
-from autoresearch.cli.machine import backend_option
-from autoresearch.cli.studying import Wanted, begin_or_continue, interruptible, lab_of, loop_of, plan_of
+from autoresearch.cli.machine import backend_option, fair_options, futility_option, sandbox_option
+from autoresearch.cli.researching import asked_of, hint, make, researcher_options
+from autoresearch.cli.sources import Size
+from autoresearch.cli.studying import Wanted, begin_or_continue, interruptible, lab_of, loop_of, plan_of, ratchet_option
 from autoresearch.cli.terminal import TerminalView, quoted
 from autoresearch.errors import UsageError, UserError
-from autoresearch.research import verify
+from autoresearch.research import storage, verify
 from autoresearch.research.loop import BaselineFailed
+from autoresearch.research.researchers.base import Researcher
 from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.study import Study
 from autoresearch.research.until import Until
+from backends.recipe import PRESETS
 
 
 @click.command("loop")
@@ -28,39 +34,72 @@ from autoresearch.research.until import Until
 @click.option("--tag", default=None, help="Which study. Default: the last one, or a new one named after today.")
 @backend_option
 @click.option("--data", default=None, help="A prepared text for a new study. Default: the current one.")
-@click.option("--verify-seeds", type=click.IntRange(0, 100), default=3, show_default=True,
-              help="Fresh seeds for the final comparison of champion, baseline and reference; 0 leaves it out.")
+@click.option("--preset", type=click.Choice(PRESETS), default=None,
+              help="What a new study starts from. Default: backends/gpt/recipe.toml of this clone.")
+@ratchet_option
+@click.option("--disk", "disk_bytes", type=Size(), default=None, metavar="SIZE",
+              help="Disk space that the study may take, such as 40GB. Of weights it keeps the champion's, the "
+                   "baseline's and those of the last three kept before.  [default: the study's; 20GB for a new one]")
+@click.option("--verify-seeds", type=click.IntRange(0, 100), default=verify.SEEDS, show_default=True,
+              help="Fresh seeds for the final comparison of champion, baseline and reference, which a limit of time "
+                   "includes; 0 leaves it out.")
+@researcher_options
+@fair_options
+@futility_option
+@sandbox_option
 def command(experiments: int | None, hours: float | None, clock: str | None, budget_s: float | None, tag: str | None,
-            backend: str | None, data: str | None, verify_seeds: int) -> None:
+            backend: str | None, data: str | None, preset: str | None, ratchet: str | None, disk_bytes: int | None,
+            verify_seeds: int, **asked: Any) -> None:
     """Improve the model until told to stop: propose, train, score, keep or revert.
 
-    A new study starts with a baseline sized to this machine, on three seeds. Ctrl-C ends after the experiment in
-    progress, twice ends at once; the same command continues. Without a limit it goes on for ever.
+    A new study starts with a baseline sized to this machine, on three seeds. What a first trial makes promising is
+    confirmed on fresh seeds before it is kept. Ctrl-C ends after the trial in progress, twice ends at once; the same
+    command continues. Without a limit it goes on for ever.
 
     \b
     Example:
       ar loop --until 07:30
       ar loop --experiments 12 --budget 30
+      ar loop --tag from-gpt2 --preset gpt2
+      ar loop --researcher claude --max-usd 2 --hours 8
     """
-    until = Until(experiments, deadline(hours, clock))
-    click.echo(night(Wanted(tag, budget_s, backend, data), until, verify_seeds, with_reference=True))
+    until, who = Until(experiments, deadline(hours, clock)), asked_of(asked)
+    researcher = make(who)
+    if said := hint(who):
+        click.echo(said, err=True)
+    click.echo(night(Wanted(tag, budget_s, backend, data, preset), until, verify_seeds, with_reference=True,
+                     ratchet=ratchet, researcher=researcher, disk_bytes=disk_bytes))
 
 
-def night(wanted: Wanted, until: Until, verify_seeds: int, with_reference: bool) -> str:
-    """Run a study until it should stop; then verify, report, and say how it ended."""
+def night(wanted: Wanted, until: Until, verify_seeds: int, with_reference: bool, ratchet: str | None = None,
+          reserve: bool = True, researcher: Researcher | None = None,
+          disk_bytes: int | None = None) -> str:
+    """Run a study until it should stop; then verify, report, and say how it ended. `reserve`: verification ends by the
+    deadline too, and takes at most half of the time until then."""
     from autoresearch.report import write_report
 
     view, stopped = TerminalView(), False
     study, found = begin_or_continue(wanted, view)
     with study, study.lock():
-        lab = lab_of(study, found, view)
         try:
+            if disk_bytes is not None:
+                study.ledger.set_fact(storage.FACT, disk_bytes)
             with interruptible(until, view):
-                plan = plan_of(lab)
-                loop_of(lab, Playbook(), until).run(plan["changes"], plan["why"])
+                plan = plan_of(study, found, view)
+                lab = lab_of(study, found, view, until)
                 reference = paths.clone() / "backends" / "reference.toml" if with_reference else None
+                if reserve and until.deadline is not None:
+                    most = (until.deadline - time.time()) / 2
+                    until.reserve = lambda: min(most, verify.seconds(lab, reference, verify_seeds))
+                try:
+                    loop_of(lab, researcher or Playbook(), until, ratchet).run(plan["changes"], plan["why"])
+                except UserError:  # a full disk, a git or a machine that fails: the morning's page all the same
+                    with contextlib.suppress(UserError, OSError):
+                        write_report(study, found, samples=False)
+                    raise
                 if not until.asked and verify_seeds:
-                    view.note(f"verifying on {verify_seeds} fresh seeds and the confirm split")
+                    view.note(f"verifying on {verify_seeds} fresh seeds, all of val, confirm and the holdout")
+                    until.deadline = until.deadline if reserve else None
                     verify.verify(lab, reference, verify_seeds, until)
         except BaselineFailed as e:
             raise UserError(f"the baseline could not be trained: {e}", quoted(e.log_tail)) from None

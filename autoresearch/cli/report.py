@@ -1,4 +1,4 @@
-"""ar report: a study's picture and page."""
+"""ar report: a study's page and picture."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Examples:
 @click.option("--samples/--no-samples", default=True, show_default=True,
               help="Let baseline and champion write something, which takes a few seconds.")
 def command(tag: str | None, samples: bool) -> None:
-    """Write the study's picture and page.
+    """Write the study's report: a page to open, and its picture.
 
-    They go to studies/TAG/report: report.md, progress.png and progress-dark.png.
+    They go to studies/TAG/report: report.html, one file that needs nothing else, and progress.png and
+    progress-dark.png for a README. studies/leaderboard.md, on all studies of the clone, is brought up to date too.
     """
     from autoresearch import paths
     from autoresearch.errors import UserError
     from autoresearch.report import write_report
     from autoresearch.research.study import Study
-    from autoresearch.sample import prepared_of
 
     with Study.open(paths.clone(), tag, readonly=True) as study:
         try:
-            prepared = prepared_of(study)
+            prepared = study.text()
         except UserError as e:
             click.echo(f"no samples: {e}", err=True)
             prepared = None

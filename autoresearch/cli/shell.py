@@ -1,6 +1,6 @@
 """The command group and what stands around every command: lazy verbs, and errors as sentences.
 
-    Verbs     a click group that imports a verb's module when the verb is called
+    Verbs     a click group that imports a verb's module when the verb is called; `ar` is one, and `ar data`
     command   the group
     run       one command to an exit code: 0 done, 1 failed, 2 a command line that can't be meant
 """
@@ -17,7 +17,8 @@ import sys
 import tempfile
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -42,29 +43,33 @@ OS_HINTS = {
 
 
 class Verbs(click.Group):
-    """Verbs come from the table; a verb's module is imported only when it is the one called."""
+    """Verbs come from a table; a verb's module, `prefix` and its name, is imported only when it is the one called."""
+
+    def __init__(self, *args: Any, verbs: Mapping[str, str] = VERBS, prefix: str = "", **settings: Any):
+        self.verbs, self.prefix = verbs, prefix
+        super().__init__(*args, **settings)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return list(self.verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
+        if cmd_name not in self.verbs:
             return None
-        return load(cmd_name)
+        return load(self.prefix + cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         verb = args[0]
-        if verb not in VERBS and not verb.startswith("-"):
-            near = difflib.get_close_matches(verb.lower(), VERBS, n=1, cutoff=0.5)
-            guess = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(VERBS)}"
+        if verb not in self.verbs and not verb.startswith("-"):
+            near = difflib.get_close_matches(verb.lower(), self.verbs, n=1, cutoff=0.5)
+            guess = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(self.verbs)}"
             raise click.UsageError(f"no command {verb!r}; {guess}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+            formatter.write_dl(list(self.verbs.items()))
 
 
 def load(verb: str) -> click.Command:

@@ -45,7 +45,8 @@ def summary(story: Story, pid: int | None) -> dict[str, Any]:
         "baseline": _attempt(story.baseline), "champion": _attempt(story.champion, hypothesis=True),
         "gain_bpb": story.gain_bpb, "gain_percent": story.gain_percent, "seed": story.seed,
         "spread_bpb": story.spread_bpb, "experiments": len(story.judged), "counts": story.counts,
-        "confirm_reads": story.confirm_reads, "verified": _verified(story), "next": advice(story, pid),
+        "confirm_reads": story.confirm_reads, "holdout_reads": story.holdout_reads, "verified": _verified(story),
+        "next": advice(story, pid),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import signal
 import time
@@ -12,21 +13,33 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import click
+
 from autoresearch import paths
 from autoresearch.cli.machine import choose_backend, sized
 from autoresearch.cli.terminal import TerminalView
 from autoresearch.data import prepared
 from autoresearch.data.prepared import Prepared
 from autoresearch.errors import UsageError, UserError
-from autoresearch.harness import assemble
+from autoresearch.harness import assemble, caches
+from autoresearch.harness.awake import awake
 from autoresearch.harness.runner import Runner
+from autoresearch.research.decide import RATCHETS
+from autoresearch.research.events import Teller
 from autoresearch.research.lab import Lab
 from autoresearch.research.loop import Loop
 from autoresearch.research.researchers.base import Researcher
 from autoresearch.research.study import Study
-from autoresearch.research.until import Until
+from autoresearch.research.until import Paused, Until
+from backends.recipe import parse, preset_file
 
 DEFAULT_BUDGET_S = 300.0
+SPEEDUP = 2.0  # what a night may make of the baseline's tokens per second
+
+ratchet_option = click.option(
+    "--ratchet", type=click.Choice(RATCHETS), default=None,
+    help="What it takes to keep a change: careful confirms it on fresh seeds, fast asks for one standard deviation on "
+         "one seed, greedy for any decrease.  [default: the study's; careful for a new one]")
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class Wanted:
     budget_s: float | None = None
     backend: str | None = None
     data: str | None = None
+    preset: str | None = None
 
 
 def begin_or_continue(wanted: Wanted, say: TerminalView) -> tuple[Study, Prepared]:
@@ -46,7 +60,7 @@ def begin_or_continue(wanted: Wanted, say: TerminalView) -> tuple[Study, Prepare
     tag = wanted.tag or (tags[0] if tags else _today(tags))
     if tag in tags:
         study = Study.open(clone, tag)
-        found = _text_of(study)
+        found = study.text()
         chosen = prepared.find(wanted.data) if wanted.data else _current()
         if wanted.tag or chosen is None or chosen.digest == found.digest:
             _refuse_other_terms(study, wanted)
@@ -61,48 +75,68 @@ def begin_or_continue(wanted: Wanted, say: TerminalView) -> tuple[Study, Prepare
 def open_study(tag: str | None) -> tuple[Study, Prepared]:
     """An existing study, to change it."""
     study = Study.open(paths.clone(), tag)
-    return study, _text_of(study)
+    return study, study.text()
 
 
-def lab_of(study: Study, found: Prepared, view: TerminalView) -> Lab:
-    """Raises UserError where the trainer is no longer the one that the study's scores come from."""
+def lab_of(study: Study, found: Prepared, view: TerminalView, until: Until | None = None) -> Lab:
+    """`until` also ends its waiting for a quiet machine. Raises UserError where the trainer is no longer the one that
+    the study's scores come from."""
     if study.ledger.fact("frozen_digest") != assemble.digest(assemble.frozen_files()):
         raise UserError(f"study {study.tag} was made with another version of the trainer (backends/ or the harness has "
                         "changed since), so new scores would not compare with its own",
                         "Start a new study with --tag, or go back to the version that it was made with.")
-    runner = Runner(found, study.ledger.fact("backend"), paths.cache() / "compiled")
-    return Lab(study, study.ledger, runner, study.ledger.fact("budget_s"), view)
+    runner = Runner(found, study.ledger.fact("backend"), paths.cache() / "compiled", study.ledger.fact("shards"))
+    caches.trim(runner.caches)
+    return Lab(study, study.ledger, runner, study.ledger.fact("budget_s"), Teller(study, view.show),
+               (lambda: until.late(0.0)) if until else (lambda: False))
 
 
-def loop_of(lab: Lab, researcher: Researcher, until: Until) -> Loop:
-    brief = lab.study.worktree / "program.md"
-    text = brief.read_text(encoding="utf-8", errors="replace") if brief.is_file() else ""
-    return Loop(lab, researcher, text, lab.ledger.fact("device") or {}, until)
+def loop_of(lab: Lab, researcher: Researcher, until: Until, ratchet: str | None = None) -> Loop:
+    """`ratchet` becomes the study's; None: the one it has."""
+    if ratchet is not None:
+        lab.ledger.set_fact("ratchet", ratchet)
+    return Loop(lab, researcher, lab.ledger.fact("device") or {}, until, lab.ledger.fact("ratchet", "careful"))
 
 
-def plan_of(lab: Lab) -> dict[str, Any]:
-    """The probe's plan for this study, measured once."""
-    plan: dict[str, Any] | None = lab.ledger.fact("plan")
+def plan_of(study: Study, found: Prepared, view: TerminalView) -> dict[str, Any]:
+    """The probe's plan for this study, measured once, and how much of the text its trials see."""
+    ledger = study.ledger
+    plan: dict[str, Any] | None = ledger.fact("plan")
     if plan is None:
-        plan = sized(lab.runner.prepared, lab.runner.backend, lab.budget_s).to_json()
-        lab.ledger.set_fact("device", plan["device"] | {"backend": plan["backend"]})
-        lab.ledger.set_fact("plan", plan)
-        lab.view.note(plan["why"])
+        start = ledger.fact("start")
+        recipe = parse(start) if start else None
+        plan = sized(found, ledger.fact("backend"), ledger.fact("budget_s"), recipe).to_json(with_table=False)
+        ledger.set_fact("device", plan["device"] | {"backend": plan["backend"]})
+        ledger.set_fact("shards", shards_for(found, plan))
+        ledger.set_fact("plan", plan)
+        view.note(plan["why"])
     return plan
+
+
+def shards_for(found: Prepared, plan: dict[str, Any]) -> int:
+    """Shards of train that give one trial new text to its end, speed-ups of the night included; at least those that
+    are encoded. Fixed for a study: a seed means the same data in all of its trials."""
+    facts = found.manifest.tokenizers[plan["tokenizer"]]
+    wanted = math.ceil(SPEEDUP * plan["trial_tokens"] / max(1, min(facts.shards)))
+    return min(len(found.manifest.shards), max(len(facts.shards), wanted))
 
 
 @contextlib.contextmanager
 def interruptible(until: Until, view: TerminalView) -> Iterator[None]:
-    """Ctrl-C once: finish the trial in progress, then stop. Twice: stop at once. TERM is as Ctrl-C twice."""
+    """Ctrl-C once: finish the trial in progress, then stop. Twice: stop at once. TERM is as Ctrl-C twice. Meanwhile the
+    machine stays awake."""
     def once(signum: int, frame: FrameType | None) -> None:
         if until.asked or signum == signal.SIGTERM:
             raise KeyboardInterrupt
         until.asked = True
-        view.note("stopping after the experiment in progress; press Ctrl-C again to stop now")
+        view.note("stopping after the trial in progress; press Ctrl-C again to stop now")
 
     before = [signal.signal(s, once) for s in (signal.SIGINT, signal.SIGTERM)]
     try:
-        yield
+        with awake(view.note):
+            yield
+    except Paused:
+        view.note("stopped between two trials; the same command continues")
     finally:
         view.close()
         for s, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
@@ -115,23 +149,15 @@ def _begin(clone: Path, tag: str, wanted: Wanted, say: TerminalView) -> tuple[St
     if shutil.disk_usage(clone).free < 2 << 30:
         raise UserError(f"less than 2 GiB of disk space are free at {clone}",
                         "A study keeps weights and logs: free some.")
+    start = preset_file(wanted.preset).read_text(encoding="utf-8") if wanted.preset else None
     study = Study.create(clone, tag, facts={
+        "preset": wanted.preset, "start": start,  # TOML of the recipe to size; None: the clone's
         "budget_s": wanted.budget_s or DEFAULT_BUDGET_S, "backend": backend, "data_name": found.name,
         "data_digest": found.digest, "data_root": str(found.root),
         "frozen_digest": assemble.digest(assemble.frozen_files())})
     say.note(f"new study {tag} on {found.name}, {study.ledger.fact('budget_s'):g} s a trial, {backend}; "
              f"branch {study.workspace.branch}")
     return study, found
-
-
-def _text_of(study: Study) -> Prepared:
-    """The prepared text that a study began with, checked to be the same."""
-    name, digest = study.ledger.fact("data_name"), study.ledger.fact("data_digest")
-    found = prepared.find(name)
-    if found.digest != digest:
-        raise UserError(f"the prepared text {name} is not the one that study {study.tag} began with",
-                        "Prepare the old text again under that name, or start a new study with --tag.")
-    return found
 
 
 def _current() -> Prepared | None:
@@ -142,7 +168,8 @@ def _current() -> Prepared | None:
 
 
 def _refuse_other_terms(study: Study, wanted: Wanted) -> None:
-    for name, asked in (("budget_s", wanted.budget_s), ("backend", wanted.backend), ("data_name", wanted.data)):
+    for name, asked in (("budget_s", wanted.budget_s), ("backend", wanted.backend), ("data_name", wanted.data),
+                        ("preset", wanted.preset)):
         has = study.ledger.fact(name)
         if asked is not None and asked != has:
             what = name.partition("_")[0]

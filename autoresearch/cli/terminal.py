@@ -1,13 +1,22 @@
-"""The view of a study in a terminal: plain lines on stderr, and a bar for the trial in progress where there is one."""
+"""What commands show on stderr while they work.
+
+    Bar            one training run or score
+    TerminalView   a study, from its event stream
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from autoresearch.records import Experiment, Point, Trial
-from autoresearch.research.view import View
+from autoresearch.records import Point
+from autoresearch.research.events import Event
+from autoresearch.research.now import Now
+
+if TYPE_CHECKING:
+    from autoresearch.cli.panel import Panel
 
 
 class Bar:
@@ -57,60 +66,69 @@ class Bar:
             self._progress = None
 
 
-class TerminalView(View):
-    def __init__(self) -> None:
-        self._bar: Bar | None = None
-        self._began = time.monotonic()
+class TerminalView:
+    """Shows a study's events on stderr: plain lines, or where that is a terminal, a panel of what happens now and above
+    it lines that stay."""
+
+    def __init__(self, since: float | None = None) -> None:
+        """`since`, as time.time(): what plain lines count minutes from."""
+        self.now = Now()
+        self._since = time.time() if since is None else since
+        self._panel: Panel | None = None
+        if is_live():
+            from autoresearch.cli.panel import Panel
+
+            self._panel = Panel(self.now)
+
+    def show(self, event: Event) -> None:
+        self.now.take(event)
+        if self._panel:
+            self._panel.show(event)
+            return
+        minutes, seconds = divmod(int(max(0.0, event["at"] - self._since)), 60)
+        for text in lines(event):
+            print(f"{minutes:3d}:{seconds:02d}  {text}", file=sys.stderr, flush=True)
+
+    def catch_up(self, missed: list[Event], verdicts: int) -> None:
+        """What happened before anyone looked: every line of it, or for a panel the last verdicts."""
+        told = [i for i, event in enumerate(missed) if event["event"] == "decided"][-verdicts:]
+        for i, event in enumerate(missed):
+            if not self._panel or i in told:
+                self.show(event)
+            else:
+                self.now.take(event)
+        if self._panel:
+            self._panel.start()
 
     def note(self, text: str) -> None:
-        self._line(text)
-
-    def proposed(self, n: int, hypothesis: str, changes: dict[str, object]) -> None:
-        self._line(f"#{n}  {hypothesis}")
-        if changes:
-            self._line("     " + ", ".join(f"{k} = {v}" for k, v in changes.items()))
-
-    def trial_started(self, label: str, seed: int, budget_s: float | None) -> None:
-        self._close()
-        self._bar = Bar(f"{label}, seed {seed}", budget_s)
-
-    def trial_event(self, event: str, point: Point | None) -> None:
-        if not self._bar:
-            return
-        if event == "step" and point:
-            self._bar.at(point)
-        else:
-            self._bar.say({"loaded": "warming up", "ready": "training"}.get(event, event))
-
-    def trial_ended(self, trial: Trial) -> None:
-        self._close()
-        score = next(iter(trial.scores), None)
-        if score is None:
-            self._line(f"     {trial.status}: {_first_line(trial.reason)}")
-            return
-        name = {-1: "reference", 0: "baseline"}.get(trial.experiment, f"#{trial.experiment}")
-        self._line(f"     {name}, seed {trial.seed}: {score.split}_bpb {score.bpb:.4f}, {trial.steps:,} steps, "
-                   f"{trial.tokens / max(trial.train_s, 1e-9):,.0f} tokens/s")
-
-    def decided(self, experiment: Experiment, gain_bpb: float | None) -> None:
-        self._line(f"     {experiment.verdict}: {_first_line(experiment.reason)}")
+        self.show({"at": time.time(), "event": "note", "text": text})
 
     def close(self) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._bar:
-            self._bar.close()
-            self._bar = None
-
-    def _line(self, text: str) -> None:
-        self._close()
-        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
-        print(f"{minutes:3d}:{seconds:02d}  {text}", file=sys.stderr, flush=True)
+        if self._panel:
+            self._panel.close()
 
 
-def _first_line(text: str) -> str:
-    return (text.splitlines() or [""])[0][:300]
+def is_live() -> bool:
+    """Whether stderr is a terminal that can redraw lines."""
+    return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def lines(event: Event) -> list[str]:
+    """An event in plain words; nothing for what only the panel shows."""
+    match event["event"]:
+        case "note":
+            return [event["text"]]
+        case "proposed":
+            changes = ", ".join(f"{k} = {v}" for k, v in event["changes"].items())
+            return [f"#{event['n']}  {event['hypothesis']}", *([f"     {changes}"] if changes else [])]
+        case "trial_ended" if event["bpb"] is None:
+            return [f"     {event['status']}: {event['reason'][:300]}"]
+        case "trial_ended":
+            return [f"     {event['label']}, seed {event['seed']}: {event['split']}_bpb {event['bpb']:.4f}, "
+                    f"{event['steps']:,} steps, {event['tokens_per_s']:,.0f} tokens/s"]
+        case "decided":
+            return [f"     {event['verdict']}: {event['reason'][:300]}"]
+    return []
 
 
 def quoted(log: str) -> str:

@@ -6,11 +6,13 @@ import json
 
 import click
 
-from autoresearch.cli.studying import interruptible, lab_of, loop_of, open_study
+from autoresearch.cli.machine import fair_options, futility_option, sandbox_option
+from autoresearch.cli.studying import interruptible, lab_of, loop_of, open_study, ratchet_option
 from autoresearch.cli.terminal import TerminalView
 from autoresearch.errors import UserError
 from autoresearch.paths import CANDIDATE
 from autoresearch.records import BASELINE
+from autoresearch.research.lint import lint
 from autoresearch.research.loop import message
 from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.until import Until
@@ -20,7 +22,11 @@ from backends.recipe import RecipeError, parse
 @click.command("try")
 @click.option("-m", "--message", "hypothesis", required=True, help="What the edit should do, in one line.")
 @click.option("--tag", default=None, help="Which study. Default: the last one.")
-def command(hypothesis: str, tag: str | None) -> None:
+@ratchet_option
+@fair_options
+@futility_option
+@sandbox_option
+def command(hypothesis: str, tag: str | None, ratchet: str | None) -> None:
     """Train and judge the edit in the study's worktree, then commit or revert it.
 
     Edit files below studies/<tag>/worktree/backends/gpt/, then try them. Your own checkout is never touched. The last
@@ -44,24 +50,27 @@ def command(hypothesis: str, tag: str | None) -> None:
         if outside := workspace.outside_edits():
             raise UserError(f"only files in {CANDIDATE}/ may change; also edited: {', '.join(outside[:5])}",
                             f"Undo these in {study.worktree}, then try again.")
-        lab = lab_of(study, found, view)
+        lab = lab_of(study, found, view, until)
         parent = workspace.head()
         n = max([e.n for e in ledger.experiments()], default=0) + 1
         sha = workspace.commit_worktree(parent, message(hypothesis, ""), n)
         if sha is None:
             raise UserError("nothing has been edited",
                             f"Edit files below {study.worktree / CANDIDATE}, then try again.")
-        before = workspace.read(parent, f"{CANDIDATE}/recipe.toml")
-        recipe, changes = _recipe(before, workspace.candidate_files(sha))
+        files, before = workspace.candidate_files(sha), workspace.candidate_files(parent)
+        for remark in lint(files, before):
+            view.note(f"lint (a courtesy, it decides nothing): {remark}")
+        recipe, changes = _recipe(before["recipe.toml"], files)
         ledger.propose(n=n, parent=parent, researcher="person", hypothesis=hypothesis, evidence="",
                        changes=changes, recipe=recipe)
         ledger.commit(n, sha)
         with interruptible(until, view):
             best = ledger.incumbent()
-            judged = loop_of(lab, Playbook(), until).judge(ledger.experiment(n))
+            lab.view.proposed(n, hypothesis, changes)
+            judged = loop_of(lab, Playbook(), until, ratchet).judge(ledger.experiment(n)) or ledger.experiment(n)
     click.echo(json.dumps({
-        "experiment": n, "verdict": judged.verdict, "val_bpb": judged.bpb(),
-        "incumbent_bpb": best.bpb() if best else None, "reason": judged.reason, "commit": sha,
+        "experiment": n, "verdict": judged.verdict or None, "val_bpb": judged.bpb(),
+        "incumbent_bpb": best.bpb() if best else None, "reason": judged.reason, "commit": judged.sha,
         "log": judged.trials[-1].log_tail if judged.verdict == "crash" else ""}))
 
 

@@ -1,6 +1,7 @@
-"""The Markdown page of a study: what came of it, how sure that is, what was tried, and how to do it again.
+"""The page of a study: what came of it, how sure that is, what was tried, and how to do it again. One HTML file that
+needs nothing else.
 
-Hypotheses, reasons, logs and samples are strangers' text: they are escaped or fenced wherever they stand.
+Hypotheses, reasons, logs and samples are strangers' text: the templates escape all they are given.
 """
 
 from __future__ import annotations
@@ -9,20 +10,36 @@ import contextlib
 import importlib.metadata
 import platform
 import shlex
+from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import autoresearch
 from autoresearch.data.prepared import Prepared
 from autoresearch.errors import UserError
-from autoresearch.report import words
-from autoresearch.report.picture import headline
+from autoresearch.report import charts, hours, words
+from autoresearch.report.picture import caption, headline
+from autoresearch.report.progress import progress
 from autoresearch.report.samples import Sample
 from autoresearch.report.story import Attempt, Story
+from autoresearch.report.templates import render
+from autoresearch.research import ablate, horizon, verify
+from autoresearch.research.ablate import Finding
+from autoresearch.research.account import Arm, arms
 from autoresearch.research.workspace import Workspace
 from backends.recipe import keys
 
 NEAREST = 8  # of the ideas that were dropped, those that came closest are named
 FAILURES = 8
+MATMUL = "this machine's matmul, TFLOP/s"
+READING = {MATMUL: "The same work before every trial: where it sinks, the machine was throttled or shared."}
+KNOBS = 40  # rows of what each knob taught
+RATCHETS = {  # what it took to be kept
+    "careful": "A change that looked promising on the first seed was kept when fresh seeds, compared with the "
+               "incumbent's on the same seeds, put it beyond chance (docs/decisions.md).",
+    "fast": "A change was kept when it beat the incumbent by more than that on one seed.",
+    "greedy": "A change was kept for any decrease on one seed, so some of these gains are luck.",
+}
 MEANS = {
     "discard": "no better, or too little better to tell from luck",
     "crash": "the training ended with an error",
@@ -32,144 +49,208 @@ MEANS = {
 }
 
 
-def page(story: Story, workspace: Workspace, prepared: Prepared | None, samples: list[Sample]) -> str:
-    parts = [f"# {words.escape(story.tag)}: {headline(story)}", verdict(story), _picture(), _kept(story, workspace),
-             _dropped(story), _samples(samples), _sureness(story), _again(story, prepared)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+@dataclass(frozen=True)
+class Turned:
+    """One change in plain words."""
+
+    change: str
+    meaning: str = ""
 
 
-def verdict(story: Story) -> str:
-    """The first paragraph: the gain, and what kind of number it is."""
+def page(story: Story, workspace: Workspace, prepared: Prepared | None, samples: list[Sample],
+         findings: list[Finding]) -> str:
+    """`findings` are an ablation's, of kept experiments."""
+    shown = progress(story)
+    return render("report.html", {
+        "story": story, "headline": headline(story), "lead": lead(story), "caption": caption(story).splitlines(),
+        "today": date.today().isoformat(), "version": autoresearch.__version__,
+        "picture": [charts.staircase(shown, width) for width in (charts.WIDE, charts.NARROW)] if shown else [],
+        "shown": shown, "kept": [(a, turned(a, workspace), [judged_as(a), *worth(findings, a.n)]) for a in story.kept],
+        "learning": learning(story.champion, story.baseline) if story.kept else [],
+        "dropped": _dropped(story), "knobs": knobs(story), "checks": _checks(story), "arms": _arms(story),
+        "samples": samples, "sure": _sureness(story), "spent": hours.spent(story), "night": night(story),
+        "facts": _facts(story, prepared),
+        "commands": _commands(story, prepared), "words": words, "lessons": _no_gain(story), "share": _share})
+
+
+def lead(story: Story) -> list[str]:
+    """The first paragraphs: the gain, and what kind of number it is. The first stands out."""
     base, champion = story.baseline, story.champion
     if base is None or base.bpb is None or champion is None:
-        return "The baseline has not been scored yet, so there is nothing to compare with. " \
-               f"`ar loop --tag {story.tag}` goes on from here."
+        return ["The baseline has not been scored yet, so there is nothing to compare with. "
+                f"`ar loop --tag {story.tag}` goes on from here."]
     if not story.kept:
         tried = f"None of the {len(story.judged)} ideas tried so far beats the baseline" if len(story.judged) > 1 else \
             "The one idea tried so far does not beat the baseline" if story.judged else "No idea has been tried yet"
         spread = f" by more than its seeds differ among themselves ({story.spread_bpb:.4f} bits per byte)" \
             if story.judged and story.spread_bpb else ""
-        return f"**{tried}{spread}.** The baseline scores {base.bpb:.4f} bits per byte and remains the champion."
+        return [f"{tried}{spread}.", f"The baseline scores {base.bpb:.4f} bits per byte and remains the champion."]
     selected = (f"On the validation split and the seed that chose it, the champion (#{champion.n}) scores "
                 f"{champion.bpb:.4f} bits per byte, the baseline {base.bpb:.4f}: {story.gain_percent:.1f}% lower.")
     if story.summary:
-        return f"**{story.summary.sentence}**\n\n{selected} That number selected the winner, so it flatters it; " \
-               "the first one did not."
-    return f"**{selected}** This gain is optimistic: the same split and seed selected the winner. " \
-           f"`ar verify --tag {story.tag}` measures it on fresh seeds and on text that selected nothing."
+        return [story.summary.sentence, f"{selected} That number selected the winner, so it flatters it; the first one "
+                "did not."]
+    return [selected, "This gain is optimistic: the same split and seed selected the winner. "
+            f"`ar verify --tag {story.tag}` measures it on fresh seeds and on text that selected nothing."]
 
 
-def _picture() -> str:
-    return ('<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="progress-dark.png">\n'
-            '  <img alt="Bits per byte of every experiment, and the best so far" src="progress.png">\n</picture>')
-
-
-def _kept(story: Story, workspace: Workspace) -> str:
-    if not story.kept:
-        return ""
-    rows = ["| # | change | gain, bits per byte | gain | steps | commit |", "|--:|---|--:|--:|--:|---|"]
-    for a in story.kept:
-        percent = f"{a.gain_percent:.1f}%" if a.gain_percent is not None else ""
-        gain = f"{a.gain_bpb:.4f}" if a.gain_bpb is not None else ""
-        steps = f"{a.trial.steps:,}" if a.trial else ""
-        rows.append(f"| {a.n} | {_change(a, workspace)} | {gain} | {percent} | {steps} | `{a.experiment.sha[:10]}` |")
-    return "## What was kept\n\nEach gain is over the incumbent of its time, on the same seed.\n\n" + "\n".join(rows)
-
-
-def _change(a: Attempt, workspace: Workspace) -> str:
-    """In plain words: what was turned, and why."""
-    why = words.escape(a.experiment.hypothesis, 220)
+def turned(a: Attempt, workspace: Workspace | None) -> list[Turned]:
+    """What a change turned; files where it is no recipe's."""
     if a.experiment.changes:
         means = {key.name: key.help for key in keys()}
         before = a.parent.recipe if a.parent else None
-        turned = [words.code(text) + (f" ({words.escape(means[key], 120)})" if means.get(key) else "")
-                  for key, text in zip(a.experiment.changes, words.changes(a.experiment.changes, before), strict=True)]
-        return f"{', '.join(turned)}<br>{why}"
-    with contextlib.suppress(UserError):
-        paths = [path for _, path in workspace.changed_paths(a.experiment.parent, a.experiment.sha)]
-        return f"{', '.join(words.code(p) for p in paths[:6])}<br>{why}"
-    return why
+        return [Turned(text, words.one_line(means.get(key) or "", 120))
+                for key, text in zip(a.experiment.changes, words.changes(a.experiment.changes, before), strict=True)]
+    if workspace is not None:
+        with contextlib.suppress(UserError):
+            return [Turned(path) for _, path in workspace.changed_paths(a.experiment.parent, a.experiment.sha)[:6]]
+    return []
 
 
-def _dropped(story: Story) -> str:
+def judged_as(a: Attempt) -> str:
+    """The first part of the reason: what was measured."""
+    return words.one_line(a.experiment.reason.partition(": ")[0], 300)
+
+
+def learning(mine: Attempt | None, theirs: Attempt | None) -> list[Any]:
+    """Dev curves of two attempts, wide and narrow."""
+    if mine is None or mine.trial is None:
+        return []
+    other = theirs.trial.curve if theirs and theirs.trial and theirs.n != mine.n else ()
+    names = (_name(mine), _name(theirs) if theirs else "")
+    drawn = [charts.learning(mine.trial.curve, other, names, mine.trial.budget_s, width)
+             for width in (charts.WIDE, charts.NARROW)]
+    return [chart for chart in drawn if chart is not None]
+
+
+def worth(findings: list[Finding], n: int) -> list[str]:
+    """What a kept change is worth beside the others, where that was measured."""
+    found = next((f for f in findings if f.n == n and f.verdict != ablate.OPEN), None)
+    if found is None:
+        return []
+    if found.mean_bpb is None or found.low_bpb is None or found.high_bpb is None:
+        return [f"Beside the others: {ablate.MEANS[found.verdict]}" + (f" ({found.why})" if found.why else "") + "."]
+    return [f"Beside the others, leaving it out costs {found.mean_bpb:.4f} bits per byte ({found.low_bpb:.4f} to "
+            f"{found.high_bpb:.4f}, {found.seeds} fresh seeds): it {ablate.MEANS[found.verdict]}."]
+
+
+def _name(a: Attempt) -> str:
+    return "baseline" if a.n == 0 else f"#{a.n}"
+
+
+def _dropped(story: Story) -> dict[str, Any]:
     others = [a for a in story.judged if a.verdict != "keep"]
-    if not others:
-        return ""
-    counts = ["| verdict | ideas | what it means |", "|---|--:|---|"]
-    counts += [f"| {v} | {story.counts[v]} | {MEANS[v]} |" for v in MEANS if v in story.counts]
-    parts = ["## What did not help", "\n".join(counts)]
     scored = sorted((a for a in others if a.gain_bpb is not None), key=lambda a: -(a.gain_bpb or 0.0))
-    if scored:
-        nearest = ", those that came closest" if len(scored) > NEAREST else ""
-        rows = [f"| {a.n} | {_idea(a)} | {words.signed(-(a.gain_bpb or 0.0))} |" for a in scored[:NEAREST]]
-        parts.append(f"Measured and dropped{nearest} (bits per byte against the incumbent; below zero is better):\n\n"
-                     + "\n".join(["| # | idea | difference |", "|--:|---|--:|", *rows]))
     failed = [a for a in others if a.gain_bpb is None]
-    if failed:
-        rows = [f"| {a.n} | {_idea(a)} | {a.verdict}: {words.escape(words.first_sentence(a.experiment.reason), 200)} |"
-                for a in failed[-FAILURES:]]
-        last = f", the last {FAILURES}" if len(failed) > FAILURES else ""
-        parts.append(f"Without a score{last}:\n\n" + "\n".join(["| # | idea | why |", "|--:|---|---|", *rows]))
-    return "\n\n".join([*parts, f"All of them: `ar log --tag {story.tag}`; one in full: `ar log N`."])
+    return {"counts": [(v, story.counts[v], MEANS[v]) for v in MEANS if v in story.counts],
+            "nearest": [(a, idea(a)) for a in scored[:NEAREST]], "more": len(scored) > NEAREST,
+            "failed": [(a, idea(a), words.first_sentence(a.experiment.reason)) for a in failed[-FAILURES:]],
+            "failures": len(failed)}
 
 
-def _idea(a: Attempt) -> str:
+def idea(a: Attempt) -> str:
     changed = words.changes(a.experiment.changes, a.parent.recipe if a.parent else None)
-    return ", ".join(map(words.code, changed)) or words.escape(a.experiment.hypothesis, 160)
+    return ", ".join(changed) or words.one_line(a.experiment.hypothesis, 160)
 
 
-def _samples(samples: list[Sample]) -> str:
-    if not samples:
-        return ""
-    parts = ["## Samples", "The same beginning, from text that was not trained on, and the same seed for each:",
-             words.fence(samples[0].prompt)]
-    for sample in samples:
-        body = words.fence(sample.text) if sample.text else f"Not available: {words.escape(sample.problem)}."
-        parts += [f"**{sample.label}** goes on:", body]
-    return "\n\n".join(parts)
+def knobs(story: Story) -> list[tuple[str, list[Attempt]]]:
+    """What turning each key did, those with the largest effect first: one key alone, or several turned together."""
+    found: dict[str, list[Attempt]] = {}
+    for a in story.judged:
+        if a.gain_bpb is not None and a.experiment.changes:
+            found.setdefault(" with ".join(a.experiment.changes), []).append(a)
+    effect = {key: max(abs(a.gain_bpb or 0.0) for a in tried) for key, tried in found.items()}
+    return sorted(found.items(), key=lambda item: -effect[item[0]])[:KNOBS]
 
 
-def _sureness(story: Story) -> str:
-    if story.baseline is None or story.baseline.bpb is None:
-        return ""
-    seeds = [f"{b:.4f}" for t in story.baseline.experiment.screens() if (b := t.bpb()) is not None]
-    lines = [f"- The baseline was trained with {len(seeds)} seeds: {', '.join(seeds)} bits per byte."]
+def _no_gain(story: Story) -> list[str]:
+    """What a night without a gain says all the same."""
+    if story.kept or not story.judged or story.baseline is None:
+        return []
+    said = []
     if story.spread_bpb:
-        lines.append(f"- Their standard deviation, {story.spread_bpb:.4f}, is what a change had to beat on seed "
-                     f"{story.seed} to be kept.")
+        said.append(f"Seeds alone move this baseline by {story.spread_bpb:.4f} bits per byte, so what gains much less "
+                    "than that can't be seen here in one night.")
+    scored = [a for a in story.judged if a.gain_bpb is not None]
+    if scored:
+        best = max(scored, key=lambda a: a.gain_bpb or 0.0)
+        said.append(f"Closest came #{best.n} ({idea(best)}): {words.signed(-(best.gain_bpb or 0.0))} bits per byte.")
+    failed = len(story.judged) - len(scored)
+    if failed:
+        said.append(f"{failed} of {len(story.judged)} ideas came to no score; why stands below.")
+    said.append("What usually helps next: a longer budget, so that one step counts for less and more ideas fit; more "
+                "text, if the champion sees it more than once; a quieter machine; a brief of your own in program.md.")
+    return said
+
+
+def night(story: Story) -> list[tuple[list[Any], str]]:
+    """Charts of what every trial measured, with what one may read from them: throughput, memory, the machine's own
+    speed, its heat, and who else used it."""
+    found = hours.measured(story)
+    series = [("tokens a second", [(m.hour, m.tokens_per_s, f"{m.name}: {m.tokens_per_s:,.0f} tokens/s")
+                                   for m in found]),
+              ("peak memory, MiB", [(m.hour, m.trial.peak_memory_bytes / 2**20,
+                                     f"{m.name}: {words.gib(m.trial.peak_memory_bytes)}") for m in found]),
+              (MATMUL, [(m.hour, m.ceiling_flops / 1e12, f"{m.name}: {m.ceiling_flops / 1e12:.2f} TFLOP/s")
+                        for m in found])]
+    for name, fact in (("hottest, °C", "hottest_c"), ("cores used by others", "outside_cores")):
+        series.append((name, [(m.hour, value, f"{m.name}: {value:.1f}") for m in found
+                              if (value := m.machine(fact)) is not None]))
+    return [([charts.over_time(points, name, width) for width in (charts.WIDE, charts.NARROW)], READING.get(name, ""))
+            for name, points in series if any(value for _, value, _ in points)]
+
+
+def _share(parts: list[hours.Part]) -> list[Any]:
+    sizes = [(part.name, part.seconds) for part in parts]
+    return [charts.share(sizes, "where the hours went", width) for width in (charts.WIDE, charts.NARROW)]
+
+
+def _sureness(story: Story) -> list[str]:
+    if story.baseline is None or story.baseline.bpb is None:
+        return []
+    seeds = [f"{b:.4f}" for t in story.baseline.experiment.screens() if (b := t.bpb()) is not None]
+    lines = [f"The baseline was trained with {len(seeds)} seeds: {', '.join(seeds)} bits per byte."]
+    if story.spread_bpb:
+        lines.append(f"Their standard deviation is {story.spread_bpb:.4f}. {RATCHETS[story.ratchet]}")
     reads = story.confirm_reads
-    lines.append(f"- The confirm split has been read {reads} time{'' if reads == 1 else 's'}"
-                 + (", never to choose anything." if reads else ": nothing has been verified yet."))
-    parts = ["## How sure this is", "\n".join(lines)]
-    if story.summary:
-        rows = ["| on the confirm split | mean bits per byte | each seed |", "|---|--:|---|"]
-        rows += [f"| {words.escape(arm.label)} | {arm.mean:.4f} | {', '.join(f'{b:.4f}' for b in arm.bpb)} |"
-                 for arm in story.summary.arms]
-        parts.append("\n".join(rows))
-    return "\n\n".join(parts)
+    how = ": nothing has been verified yet." if not reads else ", never by the study to choose anything." \
+        if not story.quarantined else ", also to examine gains that looked too large, which decided on these."
+    lines.append(f"The confirm split has been read {words.times(reads)}{how}")
+    if story.holdout_reads:
+        lines.append(f"The holdout split has been read {words.times(story.holdout_reads)}, by `ar eval`. A score on it "
+                     "means less with every look.")
+    return lines
 
 
-def _again(story: Story, prepared: Prepared | None) -> str:
+def _checks(story: Story) -> list[str]:
+    """What verification says beyond its headline."""
+    summary, champion = story.summary, story.champion
+    if summary is None or champion is None:
+        return []
+    budget_s = story.facts.get("budget_s")
+    reached = horizon.target(story.experiments, champion.n, budget_s) if budget_s else None
+    return [said for said in (verify.optimism(summary), verify.holdout(summary),
+                              horizon.sentence(reached) if reached else "") if said]
+
+
+def _arms(story: Story) -> list[Arm]:
+    """What each researcher's experiments cost and earned, where any of it cost something."""
+    return arms([(a.experiment, a.gain_bpb) for a in story.judged], story.spending) if story.spending else []
+
+
+def _facts(story: Story, prepared: Prepared | None) -> list[tuple[str, str]]:
     facts = story.facts
     budget = facts.get("budget_s")
-    rows = [("device", words.escape(words.device(facts))), ("backend", words.escape(str(facts.get("backend")))),
+    rows = [("device", words.device(facts)), ("backend", str(facts.get("backend"))),
             ("training budget", f"{budget:g} s a trial" if budget else "a fixed number of steps"),
-            *_text_rows(facts, prepared)]
-    rows += [(f"commit of the {name}", f"`{sha}`") for name, sha in _commits(story) if sha]
-    frozen = words.code(str(facts.get("frozen_digest") or "unknown"))
-    rows += [("trainer", f"autoresearch {autoresearch.__version__}, digest of its frozen files {frozen}"),
-             ("versions at the time of this page", _versions())]
-    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows)])
-    return f"## How to do it again\n\n{table}\n\n{words.fence(_commands(story, prepared), 'sh')}"
-
-
-def _text_rows(facts: dict[str, Any], prepared: Prepared | None) -> list[tuple[str, str]]:
-    digest = words.code(str(facts.get("data_digest")))
-    rows = [("text", f"{words.escape(str(facts.get('data_name')))}, digest {digest}")]
+            ("text", f"{facts.get('data_name')}, digest {facts.get('data_digest')}")]
     if prepared is not None:
         corpus = prepared.manifest.corpus
-        rows += [("its source", f"{words.escape(corpus.source)}, {corpus.bytes:,} bytes"),
-                 ("its sha256", words.code(corpus.sha256))]
+        rows += [("its source", f"{words.one_line(corpus.source)}, {corpus.bytes:,} bytes"),
+                 ("its sha256", corpus.sha256)]
+    rows += [(f"commit of the {name}", sha) for name, sha in _commits(story) if sha]
+    rows += [("trainer", f"autoresearch {autoresearch.__version__}, digest of its frozen files "
+              f"{facts.get('frozen_digest') or 'unknown'}"), ("versions when this page was made", _versions())]
     return rows
 
 
@@ -181,10 +262,11 @@ def _commits(story: Story) -> list[tuple[str, str]]:
 
 def _commands(story: Story, prepared: Prepared | None) -> str:
     tag, budget, backend = story.tag, story.facts.get("budget_s"), story.facts.get("backend")
-    source = "" if prepared is not None and prepared.manifest.corpus.kind == "stdlib" else " --text PATH"
+    kind = prepared.manifest.corpus.kind if prepared is not None else "text"
+    source = "--text PATH" if kind == "text" else kind
     name = shlex.quote(str(story.facts.get("data_name")))
     terms = (f" --budget {budget:g}" if budget else "") + (f" --backend {backend}" if backend else "")
-    lines = [f"ar prepare{source} --name {name}  # then compare the digest"]
+    lines = [f"ar prepare {source} --name {name}  # then compare the digest"]
     if story.champion:
         which = "champion" if story.champion.n else "baseline"
         lines += [f"git checkout {story.champion.experiment.sha}  # the {which}",
@@ -198,4 +280,4 @@ def _versions() -> str:
     for name in ("numpy", "torch", "mlx"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.append(f"{name} {importlib.metadata.version(name)}")
-    return words.escape(", ".join(found))
+    return ", ".join(found)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoresearch.report import words
+from autoresearch.report.progress import FAILED, Progress, progress
 from autoresearch.report.story import Attempt, Story
-from autoresearch.research.verify import Gain
+from autoresearch.research.paired import Gain
 
 SIZE_INCHES, DPI = (11.0, 5.4), 150
 LISTED = 8  # kept changes named beside the picture; the largest gains, where there are more
 PANEL, LABEL_CHARS = 0.69, 31  # where the list beside the picture begins, and how long its lines may be
-FAILED = ("crash", "timeout", "invalid", "interrupted")
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,12 @@ def draw(story: Story, theme: Theme = LIGHT) -> bytes:
                 parse_math=False)
     figure.text(0.072, 0.907, caption(story), fontsize=9.5, color=theme.faint, va="top", linespacing=1.5,
                 parse_math=False)
-    if story.baseline is None or story.baseline.bpb is None:
+    shown = progress(story)
+    if shown is None:
         axes.text(0.5, 0.5, "nothing scored yet", transform=axes.transAxes, ha="center", color=theme.faint)
         axes.set(xticks=[], yticks=[])
     else:
-        _plot(axes, story, theme)
+        _plot(axes, shown, story, theme)
         _list_kept(figure, story, listed, theme)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(PANEL - 0.012, 0.1), fontsize=8.5,
@@ -120,60 +121,39 @@ def _frame(axes: Any, theme: Theme) -> None:
     axes.set_ylabel("bits per byte on the validation text (lower is better)", color=theme.faint, fontsize=9.5)
 
 
-def _plot(axes: Any, story: Story, theme: Theme) -> None:
+def _plot(axes: Any, shown: Progress, story: Story, theme: Theme) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    baseline = story.baseline
-    assert baseline is not None
-    assert baseline.bpb is not None
-    best = _staircase(story)
-    low, high = _limits(story, best)
-    last = max((a.n for a in story.ideas), default=4)
-    xs, ys = [n for n, _ in best] + [last + 0.6], [b for _, b in best] + [best[-1][1]]
-    spread = story.spread_bpb or 0.0
-    axes.scatter([n for n, _ in best], [b for _, b in best], s=64, color=theme.kept, edgecolor=theme.paper,
-                 linewidth=1.4, zorder=4, label=f"kept ({len(story.kept)})" if story.kept else "the baseline")
+    stairs = shown.staircase
+    xs, ys = [x for x, _ in stairs], [y for _, y in stairs]
+    for n, (lowest, highest) in shown.seeds.items():
+        beside = n + 0.012 * (shown.last + 2)  # under the point itself runs the staircase
+        axes.plot([beside, beside], [lowest, min(highest, shown.high)], color=theme.kept, linewidth=1.2, alpha=0.7,
+                  zorder=3, label="all its seeds" if n == next(iter(shown.seeds)) else None)
+    axes.scatter(xs[:-1], ys[:-1], s=64, color=theme.kept, edgecolor=theme.paper, linewidth=1.4, zorder=4,
+                 label=f"kept ({len(story.kept)})" if story.kept else "the baseline")
     axes.step(xs, ys, where="post", color=theme.kept, linewidth=2.0, solid_joinstyle="miter", zorder=3,
               label="best so far")
-    if spread:
+    if spread := shown.spread_bpb:
         axes.fill_between(xs, [y - spread for y in ys], ys, step="post", color=theme.kept, alpha=0.2, linewidth=0,
                           label=f"spread of seeds ({spread:.4f}): too close to call")
-    dropped = [a for a in story.judged if a.verdict == "discard" and a.bpb is not None and a.bpb <= high]
-    beyond = [a for a in story.judged if a.verdict == "discard" and a.bpb is not None and a.bpb > high]
-    failed = [a for a in story.judged if a.verdict in FAILED]
-    top = high - 0.025 * (high - low)
-    if dropped:
-        axes.scatter([a.n for a in dropped], [a.bpb for a in dropped], s=30, color=theme.dropped, linewidth=0, zorder=2,
-                     label=f"tried and dropped ({len(dropped)})")
-    if beyond:
-        axes.scatter([a.n for a in beyond], [top] * len(beyond), s=30, marker="^", color=theme.dropped, linewidth=0,
-                     zorder=2, label=f"dropped, too high to show ({len(beyond)})")
-    if failed:
-        axes.scatter([a.n for a in failed], [top] * len(failed), s=34, marker="x", color=theme.failed, linewidth=1.6,
-                     zorder=3, label=f"no score: {_kinds(failed)}")
+    top = shown.high - 0.025 * (shown.high - shown.low)
+    if shown.dropped:
+        axes.scatter([a.n for a in shown.dropped], [a.bpb for a in shown.dropped], s=30, color=theme.dropped,
+                     linewidth=0, zorder=2, label=f"tried and dropped ({len(shown.dropped)})")
+    if shown.beyond:
+        axes.scatter([a.n for a in shown.beyond], [top] * len(shown.beyond), s=30, marker="^", color=theme.dropped,
+                     linewidth=0, zorder=2, label=f"dropped, too high to show ({len(shown.beyond)})")
+    if shown.failed:
+        axes.scatter([a.n for a in shown.failed], [top] * len(shown.failed), s=34, marker="x", color=theme.failed,
+                     linewidth=1.6, zorder=3, label=f"no score: {kinds(shown.failed)}")
     for attempt in _listed(story):
         axes.annotate(f"{attempt.n}", (attempt.n, attempt.bpb), xytext=(-5, -6), textcoords="offset points", ha="right",
                       va="top", fontsize=9, fontweight="bold", color=theme.kept, zorder=5)
-    axes.set_xlim(-0.02 * (last + 2) - 0.4, last + 0.6)
-    axes.set_ylim(low, high)
+    axes.set_xlim(-0.02 * (shown.last + 2) - 0.4, shown.last + 0.6)
+    axes.set_ylim(shown.low, shown.high)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
-
-
-def _staircase(story: Story) -> list[tuple[int, float]]:
-    """(experiment, bits per byte) of the baseline and each keep, as decided: on the screening seed."""
-    steps = [a for a in ([story.baseline] if story.baseline else []) + story.kept if a.bpb is not None]
-    return [(a.n, a.bpb) for a in steps if a.bpb is not None]
-
-
-def _limits(story: Story, best: list[tuple[int, float]]) -> tuple[float, float]:
-    """Of the picture: all of the staircase, and the attempts that are not far above the baseline."""
-    start, end = best[0][1], min(b for _, b in best)
-    span = max(start - end, 4 * (story.spread_bpb or 0.0), 0.004 * start)
-    scores = sorted(a.bpb for a in story.judged if a.bpb is not None)
-    usual = scores[int(0.85 * (len(scores) - 1))] if scores else start
-    high = min(max(start, usual), start + 0.8 * span)
-    return end - (story.spread_bpb or 0.0) - 0.12 * span, high + 0.16 * span
 
 
 def _listed(story: Story) -> list[Attempt]:
@@ -202,7 +182,7 @@ def _label(a: Attempt) -> str:
     return words.one_line(", ".join(changed) or a.experiment.hypothesis, LABEL_CHARS)
 
 
-def _kinds(failed: list[Attempt]) -> str:
+def kinds(failed: list[Attempt]) -> str:
     counts = {v: sum(a.verdict == v for a in failed) for v in FAILED}
     return ", ".join(f"{n} {v}" for v, n in counts.items() if n)
 

@@ -5,26 +5,29 @@
     tell       a study's story
 
 Gains compare trials of the same seed, so those on `val` are differences of paired runs; they selected what they
-measure, which is why only `Story.summary` may call a gain real.
+measure, though those on fresh seeds much less, which is why only `Story.summary` may call a gain real.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from autoresearch.records import BASELINE, Experiment, Trial
+from autoresearch.records import BASELINE, Experiment, Pair, Trial
+from autoresearch.research.account import Entry
 from autoresearch.research.study import Study
-from autoresearch.research.verify import Summary, summarise
+from autoresearch.research.verify import LOOKS, Summary, summarise
 
 
 @dataclass(frozen=True)
 class Attempt:
     experiment: Experiment
     trial: Trial | None  # on the screening seed; the last one where none succeeded
-    gain_bpb: float | None  # over its incumbent, on the same seed; positive is better
+    gain_bpb: float | None  # over its incumbent, on fresh seeds or else the screening seed; positive is better
     parent: Experiment | None  # its incumbent
+    pairs: tuple[Pair, ...] = ()  # trials against the incumbent's of the same seed, the screening one first
 
     @property
     def n(self) -> int:
@@ -56,7 +59,9 @@ class Story:
     ideas: list[Attempt]  # by number, those under way included
     summary: Summary | None  # of what was measured on fresh seeds and the confirm split
     confirm_reads: int
+    holdout_reads: int
     experiments: list[Experiment]
+    spending: list[Entry]  # on asking language models
 
     @property
     def judged(self) -> list[Attempt]:
@@ -73,6 +78,15 @@ class Story:
     @property
     def spread_bpb(self) -> float | None:
         return self.facts.get("spread_bpb")
+
+    @property
+    def quarantined(self) -> dict[int, dict[str, Any]]:
+        """{experiment: what was found} where a gain was larger than likely, and so was examined before it was kept."""
+        return {int(n): found for n, found in (self.facts.get("quarantined") or {}).items()}
+
+    @property
+    def ratchet(self) -> str:
+        return str(self.facts.get("ratchet", "careful"))
 
     @property
     def seed(self) -> int | None:
@@ -102,15 +116,22 @@ def tell(study: Study) -> Story:
     by_sha = {e.sha: e for e in experiments if e.sha and e.n >= BASELINE and e.verdict == "keep"}
 
     def attempt(e: Experiment) -> Attempt:
-        pairs = ledger.pairs(e.n)
-        return Attempt(e, _trial(e, seed), -pairs[-1].delta_bpb if pairs else None,
-                       by_sha.get(e.parent) if e.n > BASELINE else None)
+        pairs = tuple(ledger.pairs(e.n))
+        return Attempt(e, _trial(e, seed), _gain(e, pairs), by_sha.get(e.parent) if e.n > BASELINE else None, pairs)
 
     return Story(
         tag=study.tag, facts=ledger.facts(), baseline=attempt(baseline) if baseline and screened else None,
         champion=attempt(incumbent) if incumbent else None,
         ideas=[attempt(e) for e in experiments if e.n > BASELINE],
-        summary=summarise(experiments), confirm_reads=ledger.reads("confirm"), experiments=experiments)
+        summary=summarise(experiments, ledger.fact(LOOKS, [])), confirm_reads=ledger.reads("confirm"),
+        holdout_reads=ledger.reads("holdout"), experiments=experiments, spending=ledger.account.entries())
+
+
+def _gain(e: Experiment, pairs: tuple[Pair, ...]) -> float | None:
+    """The screening trial chose who goes on, so it doesn't count where there are fresh seeds."""
+    fresh = {t.id for t in e.trials if t.purpose == "repeat"}
+    counted = [-p.delta_bpb for p in pairs if p.trial in fresh] or [-p.delta_bpb for p in pairs]
+    return statistics.fmean(counted) if counted else None
 
 
 def _trial(e: Experiment, seed: int | None) -> Trial | None:

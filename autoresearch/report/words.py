@@ -1,8 +1,8 @@
 """Words for people, and strangers' text made harmless.
 
-    one_line, escape, code, fence   text from candidates, researchers and logs: for terminals, and for Markdown
+    one_line, escape                text from candidates, researchers and logs: for terminals, and for Markdown
     changes                         recipe changes in plain words
-    device, gib, signed             facts as people write them
+    device, cost, duration, ...     facts as people write them
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from autoresearch.harness.text import clean
+from autoresearch.harness.text import clean, line
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#|!~$^=])")
 _LINK = re.compile(r"(://)|\b(www)\.", re.IGNORECASE)
@@ -19,30 +19,19 @@ _LINK = re.compile(r"(://)|\b(www)\.", re.IGNORECASE)
 
 def one_line(text: str, limit: int = 400) -> str:
     """Printable, on one line, its end cut where it is too long."""
-    line = " ".join(clean(text, 100_000).split())
-    return line if len(line) <= limit else line[:limit - 1].rstrip() + "…"
+    whole = line(text[-100_000:])
+    return whole if len(whole) <= limit else whole[:limit - 1].rstrip() + "…"
+
+
+def times(count: int) -> str:
+    return "1 time" if count == 1 else f"{count} times"
 
 
 def escape(text: str, limit: int = 400) -> str:
     """One line of Markdown text, also in a table, that shows exactly the characters given: no markup, HTML or link."""
-    line = one_line(text, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    line = _LINK.sub(lambda m: ":\\/\\/" if m[1] else f"{m[2]}\\.", _SPECIAL.sub(r"\\\1", line))
-    return re.sub(r"^(\d+)([.)])|^([+-])", lambda m: f"{m[1]}\\{m[2]}" if m[1] else f"\\{m[3]}", line)
-
-
-def code(text: str, limit: int = 200) -> str:
-    """A code span, also in a table."""
-    line = one_line(text, limit).replace("|", "\\|")
-    ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
-    pad = " " if line.startswith("`") or line.endswith("`") else ""
-    return f"{ticks}{pad}{line}{pad}{ticks}" if line else ""
-
-
-def fence(text: str, language: str = "text", limit: int = 8000) -> str:
-    """A code block that its content can't end."""
-    content = clean(text, limit).strip("\n")
-    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", content)), default=0))
-    return f"{ticks}{language}\n{content}\n{ticks}"
+    shown = one_line(text, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    shown = _LINK.sub(lambda m: ":\\/\\/" if m[1] else f"{m[2]}\\.", _SPECIAL.sub(r"\\\1", shown))
+    return re.sub(r"^(\d+)([.)])|^([+-])", lambda m: f"{m[1]}\\{m[2]}" if m[1] else f"\\{m[3]}", shown)
 
 
 def value(v: Any) -> str:
@@ -71,6 +60,19 @@ def device(facts: Mapping[str, Any]) -> str:
     name = one_line(str(d.get("name") or "unnamed device"), 80)
     memory = d.get("memory_bytes")
     return f"{name}, {gib(memory)}" if isinstance(memory, int | float) and memory else name
+
+
+def duration(seconds: float) -> str:
+    """As one says it: '5 h 12 min', '12 min', '18 s'."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
+def cost(usd: float | None, tokens: int | None) -> str:
+    """Of asking language models; nothing where none was asked."""
+    return f"${usd:.2f}" if usd else f"{tokens:,} tokens" if tokens else ""
 
 
 def gib(size_bytes: float) -> str:

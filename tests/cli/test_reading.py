@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
 
-from autoresearch import sample
+from autoresearch import models, sample
 from autoresearch.cli import run, shell, style
 from autoresearch.data import corpus, prepare
 from autoresearch.data.prepared import Prepared
@@ -218,14 +220,14 @@ def test_weights_that_are_gone_are_a_sentence_with_a_remedy(made: Made, capsys: 
     error = capsys.readouterr().err
     assert "the weights of experiment 0 are gone" in error
     assert "ar train" in error
-    assert run(shell.command, ["sample", "--experiment", "1"], "ar") == 1
+    assert run(shell.command, ["sample", "1"], "ar") == 1
     assert "not kept are deleted" in capsys.readouterr().err
 
 
 def test_report_prints_where_the_page_is(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     made.baseline(2.4, 2.41)
     path = Path(ar(capsys, "report", "--no-samples").strip())
-    assert path == made.study.report / "report.md"
+    assert path == made.study.report / "report.html"
     assert (path.parent / "progress.png").is_file()
 
 
@@ -297,23 +299,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Study, P
 
 
 def test_the_champion_goes_on_from_a_prompt(trained: tuple[Study, Prepared]) -> None:
-    study, prepared = trained
-    champion = study.ledger.experiment(0)
+    champion = models.of_experiment(trained[0])
     text, hot, other = (
-        b"".join(sample.generate(study, prepared, champion, b"abcdefgh", sample.Options(40, heat, seed=seed)))
+        b"".join(sample.generate(champion, b"abcdefgh", sample.Options(40, heat, seed=seed)))
         for heat, seed in ((0.8, 1), (3.0, 1), (3.0, 2)))
     assert len(text) == 40  # a byte a token
     assert text.startswith(b"i"), "a second of training is enough to know what follows h"
     assert hot != other
-    assert [p.name for p in study.root.iterdir() if p.name.startswith(".sample")] == []
 
 
-def test_leaving_early_leaves_nothing_behind(trained: tuple[Study, Prepared]) -> None:
-    study, prepared = trained
-    pieces = sample.generate(study, prepared, study.ledger.experiment(0), b"abc", sample.Options(10_000))
+def test_leaving_early_leaves_nothing_behind(
+        trained: tuple[Study, Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    pieces = sample.generate(models.of_experiment(trained[0], 0), b"abc", sample.Options(10_000))
     next(pieces)
+    assert list(tmp_path.iterdir())
     pieces.close()
-    assert [p.name for p in study.root.iterdir() if p.name.startswith(".sample")] == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ar_sample_writes_the_prompt_and_the_rest_as_utf8(
@@ -345,18 +347,18 @@ def test_the_report_has_a_sample_of_the_model(trained: tuple[Study, Prepared], m
     study, prepared = trained
     monkeypatch.setattr(samples, "TOKENS", 20)
     page = write_report(study, prepared).read_text(encoding="utf-8")
-    assert "**The baseline** goes on:\n\n```text\n" in page
+    assert "<h3>The baseline</h3><pre>" in page
+    assert [s.n for s in samples.stored(study)] == [0] and samples.stored(study)[0].text
     assert prepared.manifest.corpus.sha256 in page
 
 
-def test_a_model_that_fails_is_a_sentence(trained: tuple[Study, Prepared], monkeypatch: pytest.MonkeyPatch) -> None:
-    study, prepared = trained
-    broken = {f"{CANDIDATE}/torch_model.py": b"raise RuntimeError('not today')"}
-    monkeypatch.setattr(study.workspace, "candidate_files", lambda sha: broken)
-    with pytest.raises(UserError, match="the model of experiment 0 can't be run"):
-        list(sample.generate(study, prepared, study.ledger.experiment(0), b"abc"))
+def test_a_model_that_fails_is_a_sentence(trained: tuple[Study, Prepared]) -> None:
+    model = models.of_experiment(trained[0], 0)
+    broken = replace(model.about, code=model.about.code | {"torch_model.py": "raise RuntimeError('not today')"})
+    with pytest.raises(UserError, match="the model of the baseline of mar8 can't be run"):
+        list(sample.generate(replace(model, about=broken), b"abc"))
 
 
 def test_text_that_is_not_prepared_any_more_is_a_sentence(made: Made) -> None:
     with pytest.raises(UserError, match="is not in the cache any more"):
-        sample.prepared_of(made.study)
+        made.study.text()

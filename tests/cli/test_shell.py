@@ -142,7 +142,8 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
 def test_ctrl_c_in_a_running_command_is_one_line(tmp_path: Path) -> None:
     script = tmp_path / "wait.py"
     script.write_text(
-        "import sys, time, click\nfrom autoresearch.cli import run\n\n"
+        "import signal, sys, time, click\nfrom autoresearch.cli import run\n\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background\n\n"
         "@click.command()\ndef wait():\n    print('here', flush=True)\n    time.sleep(30)\n\nsys.exit(run(wait))\n"
     )
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

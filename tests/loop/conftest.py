@@ -25,7 +25,7 @@ from tests.harness.tiny import RECIPE, ROOT, comes_true, ours_below, small_text
 TAG = "mar8"
 BUDGET_S = 1.0
 RECIPE_FILE, MODEL_FILE = "backends/gpt/recipe.toml", "backends/gpt/mlx_model.py"
-SLOW, RIGHT = "    return norm(x) * 0.02\n\n\ndef head", "    return norm(x)\n\n\ndef head"
+SLOW, RIGHT = '    return norm(w, "norm", x, spec) * 0.02\n', '    return norm(w, "norm", x, spec)\n'
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class Place:
 
     clone: Path
     text: Prepared
+    program: tuple[str, ...] = ("-m", "autoresearch")
 
     @property
     def root(self) -> Path:
@@ -87,7 +88,7 @@ class Place:
         env = os.environ | {"PYTHONPATH": str(ROOT), "AUTORESEARCH_CACHE": str(self.text.root.parents[1])}
         said = Path(tempfile.mkdtemp(prefix="said-", dir=self.clone.parent))
         with open(said / "out", "wb") as out, open(said / "err", "wb") as err:
-            return Command(subprocess.Popen([sys.executable, "-m", "autoresearch", *args], cwd=self.clone, env=env,
+            return Command(subprocess.Popen([sys.executable, *self.program, *args], cwd=self.clone, env=env,
                                             stdout=out, stderr=err, start_new_session=True), said)
 
     def ar(self, *args: str, code: int = 0) -> Command:
@@ -110,7 +111,7 @@ class Place:
     def checkout(self) -> tuple[object, ...]:
         """Everything of the person's that a study must leave alone."""
         files = {p: p.read_bytes() for p in self.clone.rglob("*")
-                 if p.is_file() and not {".git", "studies"} & set(p.relative_to(self.clone).parts)}
+                 if p.is_file() and not {".git", "studies", "checkpoints"} & set(p.relative_to(self.clone).parts)}
         return (self.git("status", "--porcelain"), self.git("symbolic-ref", "HEAD"), self.git("rev-parse", "HEAD"),
                 self.git("diff", "--cached"), self.git("stash", "list"), files)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autoresearch.data.prepared import Prepared
-from autoresearch.records import BASELINE
+from autoresearch.records import BASELINE, Experiment
 from autoresearch.research.study import Study
+from backends.recipe import parse
 from tests.harness.tiny import RECIPE, comes_true, ours_below
 from tests.loop.conftest import RECIPE_FILE, TAG, Place, begin, make_clone
 
@@ -27,14 +29,14 @@ def agrees(place: Place) -> None:
     assert subprocess.run(["git", "rev-parse", "HEAD"], cwd=place.worktree, capture_output=True,
                           text=True).stdout.strip() == head
     assert subprocess.run(["git", "status", "--porcelain"], cwd=place.worktree, capture_output=True).stdout == b""
-    for e in judged:
+    for e in (e for e in judged if e.sha):
         assert place.git("rev-parse", f"refs/autoresearch/{TAG}/{e.n}").strip() == e.sha
         assert f"Experiment: {TAG}/{e.n}" in place.git("log", "-1", "--format=%B", e.sha)
     lines = [line.split("\t") for line in (place.root / "results.tsv").read_text().splitlines()]
     assert lines[0] == ["commit", "val_bpb", "memory_gb", "status", "description"]
     for e, line in zip(judged, lines[1:], strict=True):
         scored = e.verdict in ("keep", "discard")
-        assert line[0] == e.sha[:7] and line[3] == (e.verdict if scored else "crash")
+        assert line[0] == (e.sha[:7] or '0000000') and line[3] == (e.verdict if scored else "crash")
         assert float(line[1]) == pytest.approx(e.bpb() if scored else 0.0, abs=1e-6)
     for trial in (t for e in experiments for t in e.trials):
         folder = place.root / "trials" / str(trial.id)
@@ -43,10 +45,17 @@ def agrees(place: Place) -> None:
         assert (folder / "weights.safetensors").exists() <= kept
 
 
+def same(after: list[Experiment], before: list[Experiment]) -> bool:
+    """Nothing recorded has changed. Trials may have been added: those of an incumbent on fresh seeds."""
+    seen = [replace(a, trials=a.trials[:len(b.trials)]) for a, b in zip(after, before, strict=False)]
+    added = [t for a, b in zip(after, before, strict=False) for t in a.trials[len(b.trials):]]
+    return seen == before and all(t.purpose == "repeat" for t in added)
+
+
 def test_a_baseline_is_measured_on_three_seeds_over_the_same_bytes(place: Place, text: Prepared) -> None:
     baseline = place.experiments()[0]
     assert (baseline.n, baseline.state, baseline.verdict) == (0, "done", "keep")
-    assert [t.seed for t in baseline.trials] == [1, 2, 3]
+    assert [t.seed for t in baseline.screens()] == [1, 2, 3]
     for trial in baseline.trials:
         score = trial.scores[0]
         assert (trial.status, score.split, score.rows) == ("ok", "val", text.manifest.splits["val"].rows)
@@ -63,32 +72,39 @@ def test_experiments_follow_and_everything_that_records_them_agrees(place: Place
     before = place.experiments()
     done = place.ar(*LOOP, "--experiments", "2")
     after = place.experiments()
-    assert after[:len(before)] == before
+    assert same(after, before)
     new = after[len(before):]
     assert [e.n for e in new] == [before[-1].n + 1, before[-1].n + 2]
     for e in new:
         assert e.state == "done" and e.verdict in ("keep", "discard") and e.researcher == "playbook"
-        assert len(e.trials) == 1 and e.trials[0].seed == 1 and e.changes and e.hypothesis and e.evidence
+        assert [t.seed for t in e.trials] == list(range(1, len(e.trials) + 1)), "no seed twice"
+        assert [t.purpose for t in e.trials] == ["screen"] + ["repeat"] * (len(e.trials) - 1)
+        assert e.changes and e.hypothesis and e.evidence
     with place.study() as study:
         for e in new:
-            pair, = study.ledger.pairs(e.n)
-            assert pair.trial == e.trials[0].id
-            assert (e.verdict == "keep") == (-pair.delta_bpb > study.ledger.fact("spread_bpb"))
+            assert [p.trial for p in study.ledger.pairs(e.n)] == [t.id for t in e.trials]
+            assert ("to earn fresh seeds" in e.reason) == (len(e.trials) == 1)
             assert ("replay of" in e.reason) == (e.verdict == "keep")
     agrees(place)
     assert f"study {TAG}: {after[-1].n} experiments" in done.stdout
     assert Path(done.stdout.split("report: ")[1].strip()).is_file()
 
 
-def test_verification_reads_the_confirm_split_and_counts_it(place: Place, text: Prepared) -> None:
+def test_verification_scores_whole_splits_and_counts_every_look(place: Place, text: Prepared) -> None:
+    before = {t.id for e in place.experiments() for t in e.trials}
     with place.study() as study:
-        before = study.ledger.reads("confirm")
-    place.ar("loop", "--tag", TAG, "--experiments", "0", "--verify-seeds", "1")
+        reads = {split: study.ledger.reads(split) for split in ("confirm", "holdout")}
+    place.ar("loop", "--tag", TAG, "--experiments", "0", "--verify-seeds", "2")
     with place.study() as study:
-        trials = [t for e in study.ledger.experiments() for t in e.trials if t.purpose == "verify"]
-        assert trials and all((t.seed, t.status) == (1001, "ok") for t in trials)
-        assert all(t.scores[0].bytes == text.manifest.splits["confirm"].bytes for t in trials)
-        assert study.ledger.reads("confirm") - before == len(trials)
+        new = [t for e in study.ledger.experiments() for t in e.trials if t.id not in before]
+        assert new and {t.purpose for t in new} == {"verify"} and {t.status for t in new} == {"ok"}
+        assert {t.seed for t in new} <= {1001, 1002}
+        for split in ("confirm", "holdout"):
+            assert study.ledger.reads(split) - reads[split] == sum(t.bpb(split) is not None for t in new)
+    for score in (s for t in new for s in t.scores):
+        assert score.bytes == text.manifest.splits[score.split].bytes
+    assert all({s.split for s in t.scores} >= {"val", "confirm"} for t in new)
+    assert not any(t.bpb("holdout") for t in new), "two seeds are too few to spend it on"
     agrees(place)
 
 
@@ -99,15 +115,16 @@ def test_a_loop_that_is_killed_loses_nothing_that_was_decided_and_goes_on(place:
     loop.kill()
     assert comes_true(lambda: not ours_below(place.root), 4), ours_below(place.root)
     killed = place.experiments()
-    assert killed[:len(before)] == before
+    assert same(killed, before)
     unfinished = killed[-1]
     assert (unfinished.n, unfinished.state) == (before[-1].n + 1, "committed")
     place.ar(*LOOP, "--experiments", "1")
     after = place.experiments()
-    assert after[:len(before)] == before and len(after) == len(killed)
+    assert same(after, before) and len(after) == len(killed)
     resumed = after[-1]
     assert (resumed.n, resumed.sha, resumed.state) == (unfinished.n, unfinished.sha, "done")
-    assert [t.status for t in resumed.trials] == ["interrupted", "ok"]
+    assert [t.status for t in resumed.trials[:2]] == ["interrupted", "ok"]
+    assert all(t.status == "ok" for t in resumed.trials[2:])
     assert resumed.verdict in ("keep", "discard")
     agrees(place)
 
@@ -122,8 +139,14 @@ def test_one_interrupt_ends_after_the_experiment_and_nobody_else_may_work_meanwh
         assert refused.stdout == ""
     loop.interrupt()
     done = loop.finish(within_s=40)
-    assert "stopping after the experiment in progress" in done.stderr
-    assert place.last().state == "done" and place.last().trials[-1].status == "ok"
+    assert "stopping after the trial in progress" in done.stderr
+    last = place.last()
+    assert last.trials[-1].status == "ok"
+    assert last.state == "done" or (last.state == "committed" and "is not decided yet" in done.stderr)
+    if last.state == "committed":
+        place.ar(*LOOP, "--experiments", "1")
+        assert place.last().n == last.n and place.last().state == "done"
+        done = place.ar("loop", "--tag", TAG, "--verify-seeds", "0", "--experiments", "0")
     assert f"study {TAG}: {place.last().n} experiments" in done.stdout
     agrees(place)
 
@@ -202,3 +225,15 @@ def test_a_baseline_that_can_not_be_trained_ends_the_loop_with_its_log(text: Pre
         said = place.ar(*LOOP, "--experiments", "1", code=1).stderr
         assert "error: the baseline could not be trained: crash: KeyError: 'a broken start'" in said
         assert "The end of its log:" in said and "mlx_model.py" in said
+
+
+@pytest.mark.slow
+def test_a_study_can_start_from_a_preset(text: Prepared, tmp_path: Path) -> None:
+    place = Place(make_clone(tmp_path), text)
+    night = ("loop", "--tag", TAG, "--experiments", "0", "--budget", "1", "--verify-seeds", "0", "--backend", "cpu")
+    place.start(*night, "--preset", "modern").finish(within_s=300)
+    recipe = parse((place.worktree / RECIPE_FILE).read_text())
+    assert (place.worktree / RECIPE_FILE).read_text().startswith("# What the researchers of the original autoresearch")
+    assert recipe.model.seq_len == 256 and recipe.model.width >= 128  # the preset's and the probe's, not the clone's
+    refused = place.ar("loop", "--tag", TAG, "--preset", "gpt2", code=2)
+    assert "was begun with preset modern, not gpt2" in refused.stderr

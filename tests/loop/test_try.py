@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from autoresearch.harness import sandbox
 from tests.harness.tiny import comes_true, ours_below
 from tests.loop.conftest import MODEL_FILE, RECIPE_FILE, RIGHT, SLOW, TAG, Command, Place, result_of
 from tests.loop.test_loop import LOOP, agrees
@@ -40,13 +42,14 @@ def shown(place: Place, n: int, path: str) -> str:
 
 def test_an_edit_that_makes_it_worse_is_reverted_and_stays_reachable(place: Place) -> None:
     before, head = place.last().n, place.git("rev-parse", f"autoresearch/{TAG}").strip()
-    line = "    return head(w, hidden(w, tokens_BT, spec), spec)\n"
+    line = "    return head(w, hidden(w, tokens_BT, spec, salt), spec)\n"
     edit(place, MODEL_FILE, line, line.replace("spec)\n", "spec) * 0  # know nothing\n"))
     edit(place, RECIPE_FILE, "depth = 1\n", "depth = 2\n")
     result = result_of(attempt(place, "  say nothing,\n twice as deep "))
     assert result.keys() == KEYS
     assert (result["experiment"], result["verdict"], result["log"]) == (before + 1, "discard", "")
     assert result["val_bpb"] > result["incumbent_bpb"] > 0 and "on the same seed" in result["reason"]
+    assert [t.facts["sandbox"] for t in place.last().trials] == [sandbox.describe()] != ["off"]
     assert place.git("rev-parse", f"autoresearch/{TAG}").strip() == head
     assert is_clean(place)
     assert "# know nothing" in shown(place, before + 1, MODEL_FILE)
@@ -66,9 +69,9 @@ def test_a_crash_is_a_verdict_with_the_end_of_the_log(place: Place) -> None:
 
 
 def test_a_model_that_peeks_is_invalid_however_well_it_scores(place: Place) -> None:
-    edit(place, MODEL_FILE, "    return head(w, hidden(w, tokens_BT, spec), spec)\n",
+    edit(place, MODEL_FILE, "    return head(w, hidden(w, tokens_BT, spec, salt), spec)\n",
          "    ahead = mx.concatenate([tokens_BT[:, 1:], tokens_BT[:, :1]], 1)[..., None] == mx.arange(spec.vocab)\n"
-         "    return head(w, hidden(w, tokens_BT, spec), spec) + 30 * ahead\n")
+         "    return head(w, hidden(w, tokens_BT, spec, salt), spec) + 30 * ahead\n")
     result = result_of(attempt(place))
     assert result["verdict"] == "invalid" and result["val_bpb"] < 0.2
     assert "later tokens" in result["reason"]
@@ -102,15 +105,16 @@ def test_an_edit_that_breaks_a_rule_is_invalid_without_any_training(place: Place
 
 def test_edits_outside_the_candidate_are_refused_and_left_alone(place: Place) -> None:
     before = place.experiments()
-    brief = place.worktree / "program.md"
-    brief.write_text("Reward me.\n")
+    other = place.worktree / "backends/reference.toml"
+    other.write_text("Reward me.\n")
     (place.worktree / "backends/base.py").write_text("mine\n")
     edit(place, MODEL_FILE, "def logits(", "# inside\ndef logits(")
     try:
         refused = attempt(place, code=1)
         assert refused.stdout == "" and place.experiments() == before
-        assert "only files in backends/gpt/ may change; also edited: backends/base.py, program.md" in refused.stderr
-        assert brief.read_text() == "Reward me.\n" and "# inside" in (place.worktree / MODEL_FILE).read_text()
+        assert "only files in backends/gpt/ may change" in refused.stderr
+        assert "also edited: backends/base.py, backends/reference.toml" in refused.stderr
+        assert other.read_text() == "Reward me.\n" and "# inside" in (place.worktree / MODEL_FILE).read_text()
     finally:
         (place.worktree / "backends/base.py").unlink()
         subprocess.run(["git", "checkout", "-q", "."], cwd=place.worktree, check=True)
@@ -141,6 +145,12 @@ def test_a_kept_edit_moves_the_branch_and_an_experiment_killed_before_it_does_no
     done = attempt(place, "normalise without a handicap")
     result = result_of(done)
     assert result["verdict"] == "keep", result["reason"]
+    kept = place.last()
+    assert 2 <= len(kept.trials) == len(kept.on_val()) and "fresh seed" in result["reason"]
+    assert "fresh" in place.ar("log", "--tag", TAG, str(kept.n)).stdout
+    pairs = json.loads(place.ar("log", "--tag", TAG, "--json", str(kept.n)).stdout)["pairs"]
+    assert [p["fresh"] for p in pairs] == [False] + [True] * (len(pairs) - 1)
+    assert all(p["delta_bpb"] < 0 and p["val_bpb"] < p["incumbent_bpb"] for p in pairs)
     assert result["experiment"] == killed.n + 1
     assert result["val_bpb"] < result["incumbent_bpb"] and "replay of" in result["reason"]
     assert place.git("rev-parse", f"autoresearch/{TAG}").strip() == result["commit"]

@@ -12,8 +12,9 @@ import pytest
 
 from autoresearch.errors import UserError
 from autoresearch.records import REFERENCE
-from autoresearch.report import picture, write_report
+from autoresearch.report import hours, picture, write_report
 from autoresearch.report.story import tell
+from tests.report.html_page import Element, parse
 from tests.report.made import Made, night, repository
 
 EVIL = ("Try | a pipe\n\n# heading <script>alert(1)</script> ![x](http://evil.example/x.png) ``` `code` $x$ "
@@ -27,8 +28,16 @@ def made(tmp_path: Path) -> Iterator[Made]:
     made.study.close()
 
 
-def page_of(made: Made) -> str:
-    return write_report(made.study, None).read_text(encoding="utf-8")
+def page_of(made: Made) -> Element:
+    return parse(write_report(made.study, None).read_text(encoding="utf-8"))
+
+
+def lead_of(page: Element) -> str:
+    return page.one("p", **{"class": "lead"}).words
+
+
+def headings(page: Element) -> list[str]:
+    return [h.words for h in page.all("h2")]
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -40,14 +49,48 @@ def pixels(path: Path) -> np.ndarray:
 def test_a_night_has_a_page_and_pictures_in_two_themes(made: Made) -> None:
     page = write_report(night(made).study, None)
     assert picture.draw(tell(made.study)) == page.with_name("progress.png").read_bytes(), "not the same twice"
-    assert page == made.study.report / "report.md"
+    assert page == made.study.report / "report.html"
+    assert page.stat().st_size < 2 << 20
     light, dark = (pixels(page.with_name(name)) for name in ("progress.png", "progress-dark.png"))
     assert light.shape == dark.shape
     assert light.shape[0] > 700
     assert light[..., :3].mean() > 0.9 > 0.2 > dark[..., :3].mean()
     for image in (light, dark):
         assert (image != image[0, 0]).any(axis=-1).mean() > 0.01, "the picture is blank"
-    assert {p.name for p in made.study.report.iterdir()} == {"report.md", "progress.png", "progress-dark.png"}
+    assert {p.name for p in made.study.report.iterdir()} == {"report.html", "progress.png", "progress-dark.png"}
+
+
+def test_the_page_needs_nothing_but_itself(made: Made) -> None:
+    """No script, and no address that a browser would fetch."""
+    text = write_report(night(made).study, None).read_text(encoding="utf-8")
+    page = parse(text)
+    assert not page.all("script") and not page.all("link") and not page.all("img") and not page.all("iframe")
+    assert not re.search(r"(src|href|xlink:href|action|srcset)=|url\(|@import", text)
+    policy = page.one("meta", **{"http-equiv": "Content-Security-Policy"}).attributes["content"]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_every_attempt_is_in_the_pages_picture(made: Made) -> None:
+    page = page_of(night(made))
+    for chart in (c for c in page.all("svg", **{"role": "img"}) if "every experiment" in c.attributes["aria-label"]):
+        marks = [t.words.split()[0] for t in chart.all("title")]
+        assert sorted(marks) == sorted(f"#{n}" for n in range(41))
+        assert len(chart.one("polyline", **{"class": "best"}).attributes["points"].split()) == 2 * 8
+
+
+def test_a_night_of_thousands_stays_small(made: Made) -> None:
+    """A page that opens at once: beyond some number of attempts, dots can't be pointed at any more."""
+    import dataclasses
+
+    from autoresearch.report import charts
+    from autoresearch.report.progress import progress
+
+    made.baseline(2.4, 2.41)
+    made.idea("discard", 2.41, "x" * 300)
+    shown = progress(tell(made.study))
+    assert shown is not None
+    many = dataclasses.replace(shown, dropped=shown.dropped * 5000)
+    assert len(charts.staircase(many)) < 400_000
 
 
 def test_the_picture_shows_a_keep_in_blue_and_a_crash_in_vermilion(made: Made) -> None:
@@ -69,7 +112,7 @@ def test_the_picture_shows_a_keep_in_blue_and_a_crash_in_vermilion(made: Made) -
 def test_an_unverified_gain_is_called_optimistic(made: Made) -> None:
     made.baseline(2.4, 2.41)
     made.idea("keep", 2.34, changes={"model.qk_scale": 1.2})
-    page = page_of(made)
+    page = page_of(made).words
     assert "2.5% lower" in page
     assert "This gain is optimistic" in page
     assert "ar verify --tag mar8" in page
@@ -84,12 +127,14 @@ def test_a_verified_gain_leads_with_what_fresh_seeds_said(made: Made) -> None:
     made.verify(n, 2.46, 2.47, 2.452)
     page = page_of(made)
     sentence = tell(made.study).summary.sentence  # type: ignore[union-attr]
-    assert page.splitlines()[0] == "# mar8: 1.6% fewer bits per byte, confirmed on fresh seeds"
-    assert page.splitlines()[2] == f"**{sentence}**"
+    assert page.one("h1").words == "1.6% fewer bits per byte, confirmed on fresh seeds"
+    assert lead_of(page) == sentence
     assert "0.0393 bits per byte (1.6%) below the baseline" in sentence
-    assert "optimistic" not in page
-    assert "has been read 6 times" in page
-    assert "| the baseline | 2.5000 | 2.5000, 2.5100, 2.4900 |" in page
+    assert "optimistic" not in page.words
+    assert "confirm split has been read 6 times" in page.words and "holdout split" not in page.words
+    assert ["the baseline", "2.5000", "2.5000, 2.5100, 2.4900"] in page.rows()
+    made.study.ledger.read("holdout", 1)
+    assert "holdout split has been read 1 time, by ar eval" in page_of(made).words
 
 
 def test_a_gain_that_fresh_seeds_do_not_confirm_is_not_claimed(made: Made) -> None:
@@ -98,8 +143,8 @@ def test_a_gain_that_fresh_seeds_do_not_confirm_is_not_claimed(made: Made) -> No
     made.verify(0, 2.50, 2.51, 2.49)
     made.verify(n, 2.49, 2.53, 2.48)
     page = page_of(made)
-    assert page.splitlines()[0] == "# mar8: No confirmed gain"
-    assert "No certain difference from the baseline" in page.splitlines()[2]
+    assert page.one("h1").words == "No confirmed gain"
+    assert "No certain difference from the baseline" in lead_of(page)
 
 
 def test_one_fresh_seed_claims_no_interval(made: Made) -> None:
@@ -107,7 +152,7 @@ def test_one_fresh_seed_claims_no_interval(made: Made) -> None:
     n = made.idea("keep", 2.34)
     made.verify(0, 2.50)
     made.verify(n, 2.46)
-    assert "too few seeds for an interval" in page_of(made)
+    assert "too few seeds for an interval" in page_of(made).words
     assert "inf" not in picture.caption(tell(made.study))
 
 
@@ -123,9 +168,9 @@ def test_the_reference_is_compared_too(made: Made) -> None:
     made.verify(0, 2.50, 2.51)
     made.verify(n, 2.46, 2.47)
     page = page_of(made)
-    assert "below the reference" in page
-    assert "| the reference | 2.6050 | 2.6000, 2.6100 |" in page
-    assert "#-1" not in page
+    assert "below the reference on the confirm split" in page.words
+    assert ["the reference", "2.6050", "2.6000, 2.6100"] in page.rows()
+    assert "#-1" not in page.words
 
 
 def test_a_study_without_gain_says_so_and_what_failed(made: Made) -> None:
@@ -133,43 +178,48 @@ def test_a_study_without_gain_says_so_and_what_failed(made: Made) -> None:
     made.idea("discard", 2.42, changes={"optim.matrix_lr": 0.08})
     made.idea("timeout", reason="trained for 341 s of a budget of 300 s")
     page = page_of(made)
-    assert "**None of the 2 ideas tried so far beats the baseline" in page
-    assert "What was kept" not in page
-    assert "| 1 | `optim.matrix_lr 0.04 → 0.08` | +0.0200 |" in page
-    assert "timeout: trained for 341 s of a budget of 300 s" in page
+    assert lead_of(page).startswith("None of the 2 ideas tried so far beats the baseline")
+    assert "What was kept" not in headings(page) and "What this night says all the same" in headings(page)
+    assert "Closest came #1 (optim.matrix_lr 0.04 → 0.08): +0.0200 bits per byte." in page.words
+    assert ["1", "optim.matrix_lr 0.04 → 0.08", "+0.0200"] in page.rows()
+    assert "timeout: trained for 341 s of a budget of 300 s" in page.words
 
 
 def test_a_study_with_a_baseline_only_claims_nothing(made: Made) -> None:
     made.baseline(2.4, 2.41, 2.39)
     page = page_of(made)
-    assert "**No idea has been tried yet.** The baseline scores 2.4000 bits per byte" in page
-    assert "What did not help" not in page
+    assert lead_of(page) == "No idea has been tried yet."
+    assert "The baseline scores 2.4000 bits per byte" in page.words
+    assert "What did not help" not in headings(page)
 
 
 def test_a_study_without_a_baseline_has_a_page_too(made: Made) -> None:
     page = page_of(made)
-    assert "has not been scored yet" in page
-    assert "`ar loop --tag mar8`" in page
+    assert "has not been scored yet" in page.words
+    assert "ar loop --tag mar8" in [code.words for code in page.all("code")]
 
 
 def test_kept_changes_are_in_plain_words_with_their_gain(made: Made) -> None:
     made.baseline(2.4, 2.41)
     made.idea("keep", 2.34, "Sharper attention", changes={"model.qk_scale": 1.2})
     made.idea("keep", 2.30, "A slower schedule", files={"schedule.py": b"SLOW = True\n"})
-    page = page_of(made)
-    assert "`model.qk_scale 1 → 1.2` (multiplies the" in page
-    assert re.search(r"\| 1 \|.*Sharper attention \| 0\.0600 \| 2\.5% \| 701 \|", page)
-    assert re.search(r"\| 2 \|.*`backends/gpt/schedule\.py`.*A slower schedule \| 0\.0400 \| 1\.7% \|", page)
+    first, second = (row for row in page_of(made).rows() if row[0] in "12" and len(row) == 5)
+    assert "model.qk_scale 1 → 1.2 (multiplies the" in first[1] and "Sharper attention" in first[1]
+    assert first[2:4] == ["0.0600 2.5%", "701"]
+    assert "backends/gpt/schedule.py" in second[1] and "A slower schedule" in second[1]
+    assert second[2] == "0.0400 1.7%"
+    assert ["model.qk_scale", "1.2 (−0.0600)"] in page_of(made).rows()
 
 
 def test_everything_needed_to_do_it_again_is_there(made: Made) -> None:
     made.baseline(2.4, 2.41)
     made.idea("keep", 2.34, changes={"model.qk_scale": 1.2})
-    page = page_of(made)
+    page = page_of(made).words
     champion = made.study.ledger.incumbent()
     assert champion is not None
-    for fact in (made.study.ledger.fact("base"), champion.sha, "Toaster 9000", "17.0 GiB", "| cpu |", "300 s a trial",
-                 "0123456789abcdef", "feedfacefeedface", "numpy", "ar train --budget 300 --backend cpu --seed 1"):
+    for fact in (made.study.ledger.fact("base"), champion.sha, "Toaster 9000", "17.0 GiB", "backend cpu",
+                 "300 s a trial", "0123456789abcdef", "feedfacefeedface", "numpy",
+                 "ar train --budget 300 --backend cpu --seed 1"):
         assert fact in page, fact
 
 
@@ -180,35 +230,24 @@ def test_strangers_text_stays_text(made: Made) -> None:
     made.idea("discard", 2.41, EVIL)
     made.idea("crash", hypothesis=EVIL, reason=EVIL)
     page = page_of(made)
-    outside = re.sub(r"^```.*?^```$", "", page, flags=re.M | re.S)
-    assert "<script" not in page
-    assert not re.search(r"(?<!\\)!\[|\]\((?!\\)|(?<!\\)\]\(|http://|(?<!\\)www\.evil", outside)
-    assert [line for line in page.splitlines() if line.startswith("# ")] == page.splitlines()[:1]
-    rows = [line for line in page.splitlines() if "heading" in line]
-    assert len(rows) == 3
-    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [7, 4, 4]
+    assert not page.all("script") and not page.all("a") and len(page.all("h1")) == 1
+    rows = [row for row in page.rows() if any("heading" in cell for cell in row)]
+    assert [len(row) for row in rows] == [5, 3, 3]
+    assert all("<script>alert(1)</script>" in " ".join(row) for row in rows), "shown as it is"
 
 
-@pytest.mark.parametrize("text", ["```\n# out", "~~~", "````\n```", "a\x1b[31mred\x07\n```\n"])
-def test_a_fence_holds_whatever_is_in_it(text: str) -> None:
-    from autoresearch.report import words
-
-    first, *inside, last = words.fence(text).splitlines()
-    assert first == last + "text"
-    assert not any(line.strip().startswith(last) for line in inside)
-    assert "\x1b" not in "".join(inside)
-
-
-@pytest.mark.parametrize("text", ["`", "a``b`", "x | y", "``"])
-def test_a_code_span_holds_whatever_is_in_it(text: str) -> None:
-    from autoresearch.report import words
-
-    span = words.code(text)
-    ticks = re.match("`+", span)
-    assert ticks is not None
-    inner = span[len(ticks[0]):-len(ticks[0])]
-    assert inner.strip().replace("\\|", "|") == text
-    assert ticks[0] not in re.findall("`+", inner)
+def test_where_the_hours_went_adds_up(made: Made) -> None:
+    made.baseline(2.4, 2.41)
+    made.idea("keep", 2.34)
+    made.idea("crash", reason="boom")
+    spent = hours.spent(tell(made.study))
+    parts = {part.name: part for part in spent.parts}
+    assert parts["training the baseline"].seconds == 600.0 and parts["training the baseline"].trials == 2
+    assert parts["first trials of ideas"].seconds == 300.0
+    assert parts["trials without a score"].trials == 1
+    assert parts[hours.STARTING].seconds == pytest.approx(3 * 20.0)
+    assert spent.total_s == pytest.approx(960.0, abs=5.0)
+    assert spent.paused_s == 0.0
 
 
 def test_a_hypothesis_in_any_script_does_not_stop_the_picture(made: Made) -> None:
@@ -225,4 +264,4 @@ def test_a_lost_commit_does_not_stop_the_page(made: Made, monkeypatch: pytest.Mo
         raise UserError("git has lost it")
 
     monkeypatch.setattr(made.study.workspace, "changed_paths", lost)
-    assert "A slower schedule" in page_of(made)
+    assert "A slower schedule" in page_of(made).words

@@ -1,0 +1,122 @@
+"""`ar compare`: two studies or two experiments side by side."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autoresearch.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from autoresearch.report.compare import Comparison
+    from autoresearch.report.story import Attempt, Story
+
+NAME_COLUMNS = 28
+EPILOG = """\b
+Examples:
+  ar compare mar8 mar9          two studies, by their champions
+  ar compare 3 7                two experiments of the study used last
+  ar compare mar8:3 mar9:12     experiments of two studies
+  ar compare mar8 mar8:3        a study's champion and another of its experiments
+"""
+
+
+@click.command("compare", epilog=EPILOG)
+@click.argument("a")
+@click.argument("b")
+@click.option("--tag", help="Whose experiments bare numbers are. Default: the study used last.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def command(a: str, b: str, tag: str | None, as_json: bool) -> None:
+    """Two studies or two experiments side by side.
+
+    Where text, device, budget or trainer differ it says so: such scores don't compare. Differences are of the same
+    seeds, with a 95% interval where there are several; scores on `val` selected what they measure.
+    """
+    from autoresearch.report import compare
+
+    (story, m), (other, n) = found(a, tag), found(b, tag)
+    if m is None and n is None:
+        compared = compare.studies(story, other)
+    else:
+        compared = compare.experiments(story, m or champion(story), other, n or champion(other))
+    click.echo(json.dumps(record(compared), indent=2) if as_json else page(compared))
+
+
+def found(what: str, tag: str | None) -> tuple[Story, Attempt | None]:
+    """A study, or one of its experiments. A number is an experiment's unless a study has it for a tag."""
+    from autoresearch import paths
+    from autoresearch.report.story import tell
+    from autoresearch.research.study import Study
+
+    name, colon, number = what.rpartition(":")
+    if not colon and number.isdigit() and number not in Study.tags(paths.clone()):
+        name = tag or ""
+    elif not colon:
+        name, number = what, ""
+    if colon and not (name and number.isdigit()):
+        raise UsageError(f"{what!r} is neither a study nor an experiment", "Write TAG, TAG:N or N.")
+    with Study.open(paths.clone(), name or None, readonly=True) as study:
+        story = tell(study)
+        if not number:
+            return story, None
+        study.ledger.experiment(int(number))  # says so where there is none
+    attempts = {a.n: a for a in [*([story.baseline] if story.baseline else []), *story.ideas]}
+    if int(number) not in attempts:
+        raise UserError("the baseline has no score yet", f"Finish it with: ar loop --tag {story.tag}")
+    return story, attempts[int(number)]
+
+
+def champion(story: Story) -> Attempt:
+    if story.champion is None:
+        raise UserError(f"study {story.tag} has no champion yet", f"Let it go on: ar loop --tag {story.tag}")
+    return story.champion
+
+
+def record(c: Comparison) -> dict[str, Any]:
+    sides = {key: {"name": side.name, "verified": side.verified} | side.facts for key, side in (("a", c.a), ("b", c.b))}
+    return {**sides, "unlike": c.unlike,
+            "recipe": {key: [x, y] for key, x, y in c.turned}, "gain": _gain(c)}
+
+
+def page(c: Comparison) -> str:
+    """Three columns; where the terminal is narrow, their ends are cut."""
+    from autoresearch.cli.style import fit, style, width
+    from autoresearch.report import words
+
+    columns = width()
+    room = None if columns is None else max(8, (columns - NAME_COLUMNS - 2) // 2)
+    wide = room or max(len(x) for side in (c.a, c.b) for x in (side.name, *side.facts.values())) + 2
+
+    def row(name: str, x: str, y: str) -> str:
+        return f"{fit(name, NAME_COLUMNS - 2):<{NAME_COLUMNS}}{fit(x, room):<{wide}}  {fit(y, room)}".rstrip()
+
+    lines = [style(row("", c.a.name, c.b.name), bold=True)]
+    lines += [row(name, c.a.facts.get(name, ""), c.b.facts.get(name, "")) for name in c.a.facts]
+    if c.turned:
+        lines += ["", style("what their recipes have different", bold=True)]
+        lines += [row(key, words.value(x), words.value(y)) for key, x, y in c.turned]
+    verified = [f"{side.name}: {side.verified}" for side in (c.a, c.b) if side.verified]
+    return "\n".join([*lines, "", *verified, sentence(c)])
+
+
+def sentence(c: Comparison) -> str:
+    if c.unlike:
+        return f"Their scores don't compare: {', '.join(c.unlike)} differ{'s' if len(c.unlike) == 1 else ''}."
+    if c.gain is None:
+        return "They have no seed in common, so there is nothing to compare."
+    side = "below" if c.gain.mean_bpb > 0 else "above"
+    seeds = f"{c.gain.seeds} seed{'' if c.gain.seeds == 1 else 's'}"
+    interval = f", 95% interval of the difference {-c.gain.high_bpb:+.4f} to {-c.gain.low_bpb:+.4f}" \
+        if c.gain.seeds > 1 else "; one seed has no interval"
+    return (f"{c.b.name} is {abs(c.gain.mean_bpb):.4f} bits per byte ({abs(c.gain.percent):.1f}%) {side} {c.a.name} "
+            f"on val, {seeds}{interval}.")
+
+
+def _gain(c: Comparison) -> dict[str, Any] | None:
+    if c.gain is None:
+        return None
+    several = c.gain.seeds > 1
+    return {"mean_bpb": c.gain.mean_bpb, "low_bpb": c.gain.low_bpb if several else None,
+            "high_bpb": c.gain.high_bpb if several else None, "percent": c.gain.percent, "seeds": c.gain.seeds}

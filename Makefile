@@ -2,6 +2,8 @@
 # make demo     set-up, then a short study on offline text; again: it continues
 # make test     set-up with both frameworks, then every test that is not slow
 # make slow     the tests that take minutes
+# make chaos    nights that are killed, starved and robbed, 500 signals and more
+# make browser  the dashboard's tests in a real Chromium, which it installs where there is none
 # make check    lint, types, generated docs, links
 # make docs     writes docs/commands.md from the commands' help
 # make clean    removes .venv and tool caches; never studies, never prepared data
@@ -24,7 +26,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	"$$name" -c "$(NEW_ENOUGH)" 2>/dev/null && echo "$$name" && break; done)
 
-.PHONY: setup demo test slow check docs clean help
+.PHONY: setup demo test slow chaos browser check docs clean help
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -44,6 +46,16 @@ test: $(VENV)/.dev
 slow: $(VENV)/.dev
 	@echo "Running the slow tests"
 	@$(BIN)/python -m pytest -q -m slow
+
+chaos: $(VENV)/.dev
+	@echo "Hurting nights (CHAOS_SIGNALS=$(or $(CHAOS_SIGNALS),500))"
+	@$(BIN)/python -m pytest -q tests/chaos tests/loop/test_killed.py
+
+browser: $(VENV)/.dev
+	@echo "Installing playwright, and a Chromium where there is none"
+	@$(PIP) install -c constraints.txt -e ".[browser]"
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || $(BIN)/python -m playwright install chromium
+	@AUTORESEARCH_BROWSER=1 $(BIN)/python -m pytest -q tests/dashboard/test_browser.py
 
 check: $(VENV)/.dev
 	@echo "Checking lint"

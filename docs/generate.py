@@ -1,7 +1,10 @@
-"""Writes docs/commands.md from the commands' own help; with --check, says what is out of date or links to nowhere.
+"""Writes docs/commands.md from the commands' own help and docs/machines.md from benchmarks/machines; with --check, says
+what is out of date or leads nowhere.
 
     commands   the page: every command's help at a fixed width
+    pages      every page that is written, by its path
     broken     links in the Markdown of the repository that lead to no file or no heading
+    unknown    commands, options and make targets in that Markdown that do not exist
 """
 
 from __future__ import annotations
@@ -12,10 +15,10 @@ from pathlib import Path
 
 import click
 
-from autoresearch.cli import VERBS, shell
+from autoresearch import bench_pages
+from autoresearch.cli import VERBS, archiver, shell
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "commands.md"
 WIDTH = 100  # characters of help text, whatever the terminal
 
 INTRO = """# Commands
@@ -28,8 +31,17 @@ INTRO = """# Commands
 def commands() -> str:
     """The page's text."""
     parts = [INTRO, _section("ar", shell.command)]
-    parts += [_section(f"ar {verb}", shell.load(verb)) for verb in VERBS]
+    for verb in VERBS:
+        command = shell.load(verb)
+        parts.append(_section(f"ar {verb}", command))
+        if isinstance(command, shell.Verbs):
+            parts += [_section(f"ar {verb} {inner}", shell.load(command.prefix + inner)) for inner in command.verbs]
     return "\n".join(parts)
+
+
+def pages() -> dict[Path, str]:
+    results = sorted((ROOT / "benchmarks" / "machines").glob("*.json"))
+    return {ROOT / "docs" / "commands.md": commands(), ROOT / "docs" / "machines.md": bench_pages.page(results)}
 
 
 def _section(name: str, command: click.Command) -> str:
@@ -41,9 +53,8 @@ def _section(name: str, command: click.Command) -> str:
 
 def broken(root: Path) -> list[str]:
     """One sentence for each link to a file that isn't there or a heading that isn't in it."""
-    pages = [*sorted(root.glob("*.md")), *sorted((root / "docs").rglob("*.md"))]
     problems = []
-    for page in pages:
+    for page in _markdown(root):
         text = _without_code(page.read_text(encoding="utf-8"))
         targets = re.findall(r"\]\(\s*<?([^)\s>]+)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
         for target in targets:
@@ -58,6 +69,46 @@ def broken(root: Path) -> list[str]:
     return problems
 
 
+def unknown(root: Path) -> list[str]:
+    """One sentence for each command line in code that can't be meant: `ar VERB --option` and `make TARGET`."""
+    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(encoding="utf-8"), flags=re.M))
+    problems = []
+    for page in _markdown(root):
+        for words in _command_lines(page.read_text(encoding="utf-8")):
+            wrong = _wrong_call(words[1:]) if words[0] == "ar" else \
+                [f"no target {word}" for word in words[1:2] if word.isalpha() and word not in targets]
+            problems += [f"{page.relative_to(root)}: `{' '.join(words)[:80]}`: {what}" for what in wrong]
+    return problems
+
+
+def _command_lines(text: str) -> list[list[str]]:
+    """The words of every call of `ar` or `make` in code, each up to a pipe, a comment or the next command."""
+    fences = re.findall(r"^```[^\n]*\n(.*?)^```", text, flags=re.M | re.S)
+    lines = [line for fence in fences for line in fence.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    # Without comments, and without what is quoted, which is for another program to judge.
+    lines = [re.sub(r'"[^"]*"', '""', line.partition(" # ")[0].strip()) for line in lines]
+    calls = [call.removeprefix("$ ").split() for line in lines for call in re.split(r"\||&&|;", line)]
+    return [words for words in calls if len(words) > 1 and words[0] in ("ar", "make")]
+
+
+def _wrong_call(args: list[str]) -> list[str]:
+    if args[0].startswith("-") or args[0].isupper() or archiver.is_archiver_call(args, VERBS):
+        return []
+    if args[0] not in VERBS:
+        return [f"no command {args[0]}"]
+    command = shell.load(args[0])
+    if isinstance(command, shell.Verbs) and len(args) > 1 and args[1] in command.verbs:
+        command = shell.load(command.prefix + args[1])
+    known = {"--help", *(name for p in command.params for name in [*p.opts, *p.secondary_opts])}
+    given = [re.split(r"[=,.)\]]", word)[0] for word in args if word.startswith("--")]
+    return [f"no option {name}" for name in given if name not in known]
+
+
+def _markdown(root: Path) -> list[Path]:
+    return [*sorted(root.glob("*.md")), *sorted((root / "docs").rglob("*.md"))]
+
+
 def _without_code(text: str) -> str:
     return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
 
@@ -70,13 +121,15 @@ def _anchors(page: Path) -> set[str]:
 
 
 def main() -> int:
-    text = commands()
+    written = pages()
     if "--check" not in sys.argv[1:]:
-        PAGE.write_text(text, encoding="utf-8")
+        for page, text in written.items():
+            page.write_text(text, encoding="utf-8")
         return 0
-    problems = broken(ROOT)
-    if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-        problems.append("docs/commands.md is not what the help says: run `make docs` and commit it")
+    problems = [*broken(ROOT), *unknown(ROOT)]
+    for page, text in written.items():
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            problems.append(f"{page.relative_to(ROOT)} is not what it is made from: run `make docs` and commit it")
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

@@ -246,7 +246,8 @@ class Ledger:
     def pair(self, n: int, trial_id: int, incumbent_trial_id: int, delta_bpb: float) -> None:
         """`delta_bpb` is the trial's val_bpb less the incumbent trial's. The same pair again replaces it."""
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO pairs VALUES (?, ?, ?, ?)",
+            db.execute("INSERT INTO pairs VALUES (?, ?, ?, ?) "
+                       "ON CONFLICT (trial, incumbent_trial) DO UPDATE SET delta_bpb = excluded.delta_bpb",
                        (n, trial_id, incumbent_trial_id, _finite("delta_bpb", delta_bpb)))
 
     def pairs(self, n: int | None = None) -> list[Pair]:

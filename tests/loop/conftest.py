@@ -68,6 +68,12 @@ class Command:
         self.process.wait()
 
 
+def decided(e: Experiment) -> bool:
+    """By its scores: a gain too large to believe is put in quarantine, which may find against it."""
+    return e.state == "done" and (e.verdict in ("keep", "discard") or
+                                  (e.verdict == "invalid" and "quarantined" in e.reason))
+
+
 @dataclass(frozen=True)
 class Place:
     """A person's clone, the cache of prepared text, and commands run there."""

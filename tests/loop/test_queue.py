@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoresearch.research.study import Study
-from tests.loop.conftest import MODEL_FILE, TAG, Place, result_of
+from tests.loop.conftest import MODEL_FILE, TAG, Place, decided, result_of
 from tests.loop.test_loop import LOOP, agrees
 from tests.loop.test_try import attempt, edit, is_clean
 
@@ -22,7 +22,7 @@ def test_a_persons_own_experiment_comes_next_and_one_that_only_repeats_costs_no_
     assert repeat.reason.startswith("it is #") and "again" in repeat.reason
     assert (stale.verdict, stale.trials, stale.sha) == ("invalid", (), "") and "does not apply" in stale.reason
     assert (calmer.researcher, calmer.hypothesis, calmer.changes) == ("person", "calmer", {"optim.matrix_lr": 0.0123})
-    assert calmer.trials and calmer.verdict in ("keep", "discard")
+    assert calmer.trials and decided(calmer)
     assert place.ar(*queue).stdout == "nothing is queued\n"
     agrees(place)
 

@@ -16,7 +16,6 @@ import itertools
 import json
 import math
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -98,7 +97,7 @@ def sized(recipe: Recipe, depth: int, width: int) -> Recipe:
 
 def look(candidate: dict[str, bytes], backend: str) -> Device:
     """The backend's device. Raises TrialFailed with the reason where there is none."""
-    with tempfile.TemporaryDirectory() as folder, Measuring(candidate, backend, Path(folder)) as process:
+    with Measuring(candidate, backend) as process:
         return process.device
 
 
@@ -119,8 +118,7 @@ def _group(candidate: dict[str, bytes], entries: list[Entry], rounds: int, secon
         for entry, row in zip(entries, rows, strict=True):
             say(f"{entry.label}: starting{' and compiling' if row.compiled else ''}")
             with _failing_into(row):
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                process = stack.enter_context(Measuring(candidate, entry.backend, folder, compiled))
+                process = stack.enter_context(Measuring(candidate, entry.backend, compiled))
                 _begin(entry, row, process)
                 running.append((entry, row, process))
         for i in range(rounds):

@@ -20,10 +20,10 @@ from functools import cached_property
 from pathlib import Path
 
 import backends
-from autoresearch import paths
+from autoresearch import paths, scratch
 from autoresearch.data import prepared
 from autoresearch.errors import UserError
-from autoresearch.harness import sandbox, scratch, selfcheck
+from autoresearch.harness import awake, sandbox, selfcheck
 from autoresearch.harness.measuring import Measuring
 from autoresearch.harness.supervise import TrialFailed
 from autoresearch.research.workspace import GitError, Workspace, git
@@ -72,7 +72,7 @@ class Patient:
         if self.clone is None:
             raise UserError("not looked at: this is not a clone of autoresearch", "Change into the clone.")
         try:
-            with scratch.folder() as folder, Measuring(self.files, self.chosen, folder) as process:
+            with Measuring(self.files, self.chosen) as process:
                 return process.device
         except TrialFailed as e:
             raise UserError(f"{self.chosen} can't be used: {e.reason.strip()[-300:]}",
@@ -158,16 +158,15 @@ def the_sandbox(patient: Patient) -> Found:
 
 def sleep(patient: Patient) -> Found:
     """Whether there is something that keeps this machine awake for a night."""
-    if sys.platform == "darwin":
-        if shutil.which("caffeinate"):
-            return OK, "caffeinate keeps this Mac awake; on battery with a closed lid nothing does", ""
-        return WARNING, "caffeinate is missing", "Switch sleep off in the system settings for the night."
     if "microsoft" in platform.release().lower():
         return WARNING, "WSL can't keep Windows awake", "In Windows: Settings, System, Power: never sleep."
-    if not can_sleep():
+    if sys.platform != "darwin" and not can_sleep():
         return OK, "this machine does not sleep by itself", ""
-    if shutil.which("systemd-inhibit") and Path("/run/systemd/system").is_dir():
-        return OK, "systemd-inhibit keeps it awake", ""
+    keeper = awake.command(os.getpid())
+    if keeper and sys.platform == "darwin":
+        return OK, "caffeinate keeps this Mac awake; on battery with a closed lid nothing does", ""
+    if keeper and Path("/run/systemd/system").is_dir():
+        return OK, f"{keeper[0]} keeps it awake", ""
     return WARNING, "nothing here can keep the machine awake", "Switch suspending off in the system settings."
 
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autoresearch import paths
+from autoresearch import paths, scratch
 from autoresearch.data import corpus, yardstick
 from autoresearch.data.prepared import Prepared
 from autoresearch.errors import UserError
-from autoresearch.harness import assemble, scratch
+from autoresearch.harness import assemble
 from autoresearch.harness.runner import Runner
 from autoresearch.harness.scorer import save_rows
 from autoresearch.harness.supervise import TrialFailed

@@ -10,12 +10,10 @@ its own, a low precision is compared with float32 on it, and its step is compile
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from typing import Any
 from autoresearch import costs, paths, settle, sizes
 from autoresearch.costs import Costs, Measured
 from autoresearch.errors import UserError
-from autoresearch.harness import assemble, scratch
+from autoresearch.harness import assemble
 from autoresearch.harness.measuring import Measuring
 from autoresearch.harness.supervise import TrialFailed
 from autoresearch.settle import Settled
@@ -102,10 +100,8 @@ class Probing:
             precision=settled.precision, verdicts=[asdict(v) for v in settled.verdicts], compiled=compiled, gain=gain,
             gain_how=how, measured_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
-    @contextlib.contextmanager
-    def _process(self, compiled: Path | None = None) -> Iterator[Measuring]:
-        with scratch.folder() as folder, Measuring(self._candidate, self._backend, folder, compiled) as process:
-            yield process
+    def _process(self, compiled: Path | None = None) -> Measuring:
+        return Measuring(self._candidate, self._backend, compiled)
 
     def _left(self) -> float:
         return max(1.0, self._end - time.monotonic())

@@ -9,13 +9,12 @@ The model runs in its own process, as when it is scored; this one only picks tok
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from autoresearch import scratch
 from autoresearch.data.prepared import Prepared
 from autoresearch.data.text import char_boundary
 from autoresearch.data.tokenizer import Tokenizer
@@ -42,8 +41,7 @@ def generate(model: Model, prompt: bytes, options: Options = Options(),
     recipe, tokenizer = model.recipe(), model.tokenizer()
     ids = [tokenizer.bos, *map(int, tokenizer.encode(prompt))]
     length = min(recipe.model.seq_len, len(ids) + options.tokens)
-    with tempfile.TemporaryDirectory(prefix="autoresearch-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+    with scratch.folder() as folder:
         assemble.assemble(folder / "tree", model.about.files())
         served = Served(backend or model.about.backend, recipe.flat(), tokenizer.vocab, str(model.weights),
                         str(folder / "tree"), str(folder))

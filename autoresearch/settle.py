@@ -80,7 +80,7 @@ def settled(candidate: dict[str, bytes], backend: str, recipe: Recipe, vocab: in
     try:
         return Settled.of(json.loads(place.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError):
-        with tempfile.TemporaryDirectory() as folder, Measuring(candidate, backend, Path(folder)) as process:
+        with Measuring(candidate, backend) as process:
             found = compare(process, recipe, vocab, may_compile(recipe, process.device))
         keep(place, asdict(found))
         return found

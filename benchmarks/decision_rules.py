@@ -1,8 +1,8 @@
 """Simulated nights: what each rule for keeping changes keeps, and what it claims. The tables of docs/decisions.md.
 
-    python benchmarks/decision_rules.py                       10,000 nights of every regime
-    python benchmarks/decision_rules.py --regime "r = 0.7"    one regime
-    python benchmarks/decision_rules.py --nights 1000         quicker
+    python -m benchmarks.decision_rules                       10,000 nights of every regime
+    python -m benchmarks.decision_rules --regime "r = 0.7"    one regime
+    python -m benchmarks.decision_rules --nights 1000         quicker
 
 A night has 100 trials, whatever they are spent on. Scores are in standard deviations over seeds (sigma). A trial of a
 recipe on a seed scores

@@ -1,6 +1,6 @@
 """What packing rows costs, against the time a step of training takes on the same tokens.
 
-    python benchmarks/feeding.py --tokens-per-s 50000 --tokens-per-s 1500000
+    python -m benchmarks.feeding --tokens-per-s 50000 --tokens-per-s 1500000
 
 Prints microseconds a row and the share of one core that a trainer of that speed asks of the feeder, for texts of short
 documents, long documents and one document. The feeder is a process of its own, ahead of the step it feeds.

@@ -1,7 +1,7 @@
 """Stopping hopeless trials early: how often a winner would be stopped, and what it saves. The table of decisions.md.
 
-    python benchmarks/futility.py                        recorded curves, then simulated studies made of them
-    python benchmarks/futility.py --ledger studies/mar8/ledger.sqlite ...      other studies, run with --no-futility
+    python -m benchmarks.futility                        recorded curves, then simulated studies made of them
+    python -m benchmarks.futility --ledger studies/mar8/ledger.sqlite ...      other studies, run with --no-futility
 
 Recorded: every candidate that `applies` lets be judged, in the order of its study, each with what the study knew by
 then. A false stop is one of a candidate that scored better than its incumbent in the end; whether it truly was better,

@@ -1,6 +1,6 @@
 """A short study on one text, from nothing: the table of docs/results.md.
 
-    python benchmarks/night.py --text shakespeare_complete.txt --experiments 12 --budget 30 --ratchet careful
+    python -m benchmarks.night --text shakespeare_complete.txt --experiments 12 --budget 30 --ratchet careful
 
 Runs `ar prepare` and `ar loop` in a new clone and a new cache below --folder, then prints what the ledger says as
 Markdown. Keep the machine otherwise idle.
@@ -13,20 +13,12 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def ar(clone: Path, *arguments: str) -> str:
-    """Standard output of a command run in the clone, by the clone's own code."""
-    environment = os.environ | {"AUTORESEARCH_CACHE": str(clone.parent / "cache"), "PYTHONPATH": str(clone)}
-    command = [sys.executable, "-m", "autoresearch", *arguments]
-    return subprocess.run(command, cwd=clone, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+from benchmarks import clones
+from benchmarks.clones import ar
 
 
 def table(experiments: list[dict[str, object]]) -> str:
@@ -54,18 +46,19 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="night-"))
     clone = folder / "clone"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    clones.fresh(clone)
+    cache = clone.parent / "cache"
     began = time.monotonic()
-    ar(clone, "prepare", "--text", str(options.text.resolve()), "--name", "night")
-    said = ar(clone, "loop", "--experiments", options.experiments, "--budget", options.budget,
+    ar(clone, cache, "prepare", "--text", str(options.text.resolve()), "--name", "night")
+    said = ar(clone, cache, "loop", "--experiments", options.experiments, "--budget", options.budget,
               "--ratchet", options.ratchet, "--tag", "night")
     minutes = (time.monotonic() - began) / 60
     text = options.text.read_bytes()
     print(f"text: {options.text.name}, {len(text):,} bytes, sha256 {hashlib.sha256(text).hexdigest()}")
     print(f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; "
           f"{minutes:.0f} minutes in all\n")
-    print(table([json.loads(line) for line in ar(clone, "log", "--json", "--tag", "night").splitlines()]))
-    print("\n" + ar(clone, "verify", "--tag", "night"))
+    print(table([json.loads(line) for line in ar(clone, cache, "log", "--json", "--tag", "night").splitlines()]))
+    print("\n" + ar(clone, cache, "verify", "--tag", "night"))
     print(said)
 
 

@@ -1,6 +1,6 @@
 """What a trial costs beyond training: start, warm-up, scoring, audit, git and ledger, as a share of 300 seconds.
 
-    python benchmarks/overhead.py --text shakespeare_complete.txt --budget 20 --experiments 6 --backend cpu
+    python -m benchmarks.overhead --text shakespeare_complete.txt --budget 20 --experiments 6 --backend cpu
 
 Runs a study of short trials in a new clone and a new cache, and takes the times from its ledger and from its journal's
 time stamps. Nothing of what is measured depends on the budget but warm-up, which is compilation where it is on: trials
@@ -16,14 +16,14 @@ import os
 import platform
 import sqlite3
 import statistics
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks import clones
+from benchmarks.clones import ar
+
 BUDGET_S = 300.0  # that the shares are of
 SLOW_WARMUP = 2.0  # times the fastest warm-up of the study: it compiled
 
@@ -41,11 +41,6 @@ class Trial:
     def around_s(self) -> float:
         """Start of its processes, end, weights on disk; without warm-up."""
         return self.total_s - self.train_s - self.warmup_s
-
-
-def ar(clone: Path, *arguments: str) -> None:
-    env = os.environ | {"AUTORESEARCH_CACHE": str(clone.parent / "cache"), "PYTHONPATH": str(clone)}
-    subprocess.run([sys.executable, "-m", "autoresearch", *arguments], cwd=clone, env=env, check=True)
 
 
 def trials(ledger: Path) -> list[Trial]:
@@ -91,9 +86,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="overhead-", ignore_cleanup_errors=True) as name:
         clone = Path(name) / "clone"
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        ar(clone, "prepare", "--text", str(options.text.resolve()), "--name", "overhead")
-        ar(clone, "loop", "--tag", "overhead", "--budget", options.budget, "--experiments", options.experiments,
+        clones.fresh(clone)
+        cache = clone.parent / "cache"
+        ar(clone, cache, "prepare", "--text", str(options.text.resolve()), "--name", "overhead")
+        ar(clone, cache, "loop", "--tag", "overhead", "--budget", options.budget, "--experiments", options.experiments,
            "--backend", options.backend, "--verify-seeds", "0")
         found = trials(clone / "studies" / "overhead" / "ledger.sqlite")
         print(f"{len(found)} trials of {options.budget} s on {options.backend}; {platform.machine()}, "

@@ -2,8 +2,8 @@
 
     git clone https://github.com/karpathy/nanoGPT && git clone https://github.com/karpathy/autoresearch upstream
     ar prepare --text shakespeare.txt --holdout-chars 250000 --name peers --tokenizer byte --tokenizer bpe-4096
-    python benchmarks/peers.py speed --nanogpt nanoGPT --upstream upstream
-    python benchmarks/peers.py score --nanogpt nanoGPT --upstream upstream --seconds 300
+    python -m benchmarks.peers speed --nanogpt nanoGPT --upstream upstream
+    python -m benchmarks.peers score --nanogpt nanoGPT --upstream upstream --seconds 300
 
 `speed` times every trainer at one shape on the same rows, in turn, `--rounds` times, with the same allocator settings,
 and prints medians and ratios. `score` trains them one after the other for the same time, compilation not counted, and
@@ -206,5 +206,4 @@ def scored(trainer: Any, text: Any, tokenizer: Any, length: int) -> dict[str, fl
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

@@ -1,8 +1,8 @@
 """Twelve planted changes: does `careful` keep those that help, and only those? The table of docs/results.md.
 
-    python benchmarks/planted.py --text shakespeare_complete.txt --folder planted truth      effects, 20 seeds each
-    python benchmarks/planted.py --text shakespeare_complete.txt --folder planted nights     five nights of the twelve
-    python benchmarks/planted.py --folder planted table                                      what is known so far
+    python -m benchmarks.planted --text shakespeare_complete.txt --folder planted truth      effects, 20 seeds each
+    python -m benchmarks.planted --text shakespeare_complete.txt --folder planted nights     five nights of the twelve
+    python -m benchmarks.planted --folder planted table                                      what is known so far
 
 The starting recipe has three flaws and steps that are too small; four changes mend one each. Four change what should
 not matter, four do harm. What each truly does is not what it was planted as but what 20 paired seeds say, none of which
@@ -21,8 +21,6 @@ import argparse
 import os
 import random
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +40,8 @@ from autoresearch.research.researchers.base import Context, Proposal, Researcher
 from autoresearch.research.study import Study
 from autoresearch.research.until import Until
 from autoresearch.research.view import View
+from benchmarks import clones
 
-ROOT = Path(__file__).resolve().parents[1]
 TRUTH, NAME = "truth", "planted"
 FIRST_SEED, SEEDS_PER_NIGHT = 10_001, 1000  # of the truth; nights have seeds below
 START = """\
@@ -240,10 +238,9 @@ def prepare(folder: Path, text: Path, budget_s: float, backend: str) -> Place:
     """A clone and a cache of their own, made once."""
     os.environ["AUTORESEARCH_CACHE"] = str(folder / "cache")
     if not (folder / "clone").exists():
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder / "clone")], check=True)
+        clones.fresh(folder / "clone")
     if NAME not in prepared.names():
-        subprocess.run([sys.executable, "-m", "autoresearch", "prepare", "--text", str(text.resolve()), "--name", NAME],
-                       cwd=folder / "clone", env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+        clones.ar(folder / "clone", folder / "cache", "prepare", "--text", str(text.resolve()), "--name", NAME)
     found = prepared.find(NAME)
     facts = {"data_name": found.name, "data_digest": found.digest, "data_root": str(found.root)}
     return Place(folder, lambda offset: Shifted(found, backend, folder / "cache" / "compiled", None, offset), facts,

@@ -1,7 +1,7 @@
 """What low precision does to gradients and losses, on a processor: the table of docs/performance.md.
 
-    python benchmarks/precision.py
-    python benchmarks/precision.py --set model.depth=4 --set model.width=256 --seconds 10
+    python -m benchmarks.precision
+    python -m benchmarks.precision --set model.depth=4 --set model.width=256 --seconds 10
 
 Processors compute float16 as cards do, only slower, so what a card without bfloat16 meets can be seen anywhere: with
 this trainer's loss scale, and without one and the loss divided by 256, as with that many micro-batches.
@@ -10,7 +10,6 @@ this trainer's loss scale, and without one and the loss divided by 256, as with 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,5 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

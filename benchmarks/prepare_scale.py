@@ -1,6 +1,6 @@
 """What memory and time `ar prepare` takes as the text grows.
 
-    python benchmarks/prepare_scale.py [--mb 25 --mb 100] [--one-line] [--tokenizer NAME ...]
+    python -m benchmarks.prepare_scale [--mb 25 --mb 100] [--one-line] [--tokenizer NAME ...]
 
 Writes made-up text of each size into a temporary folder (words of a Zipf distribution, documents of about 2 KB; or all
 of it one line), prepares it in a process of its own with a cache beside it, and prints that process's peak resident

@@ -1,8 +1,8 @@
 """Is the probe's choice of size and batch any good? Successive halving over a grid, then both on fresh seeds.
 
     ar prepare --text shakespeare.txt --name shakespeare --tokenizer bpe-2048
-    python benchmarks/probe_choice.py --budget 30
-    python benchmarks/probe_choice.py --budget 120 --out sweep-120.json
+    python -m benchmarks.probe_choice --budget 30
+    python -m benchmarks.probe_choice --budget 120 --out sweep-120.json
 
 Every size and batch of the grid trains for a share of the budget; the best third go on to a longer one, and so on to
 the whole budget, each time from the start, since a learning-rate schedule belongs to its budget. The best five then
@@ -116,5 +116,4 @@ class Sweep:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

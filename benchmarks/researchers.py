@@ -21,11 +21,9 @@ import argparse
 import csv
 import itertools
 import json
-import os
 import shlex
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -39,9 +37,9 @@ from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.researchers.reading import gain
 from autoresearch.research.researchers.search import Search
 from autoresearch.research.study import Study
-from benchmarks import simulated
+from benchmarks import clones, simulated
+from benchmarks.clones import ar
 
-ROOT = Path(__file__).resolve().parents[1]
 TAG = "night"
 ARMS = {
     "random": "--researcher search --sampler random",
@@ -100,27 +98,20 @@ def counted(arm: str, repetition: int, gains: list[float], ledger: Sequence[Expe
 # On this machine
 
 
-def ar(clone: Path, *arguments: str) -> None:
-    """A command by the clone's own code, with a cache beside it."""
-    environment = os.environ | {"AUTORESEARCH_CACHE": str(clone.parents[1] / "cache"), "PYTHONPATH": str(clone)}
-    command = [sys.executable, "-m", "autoresearch", *arguments]
-    subprocess.run(command, cwd=clone, env=environment, check=True, stdout=subprocess.DEVNULL)
-
-
 def beginning(folder: Path, text: Path, repetition: int, repetitions: int, budget: str) -> Path:
     """A clone with the repetition's text and a study that has its baseline, and nothing else."""
     place = folder / f"repetition-{repetition}"
-    clone = place / "baseline" / "clone"
+    clone, cache = place / "baseline" / "clone", place / "cache"
     if (place / "begun").exists():
         return clone
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    clones.fresh(clone)
     whole = text.read_text(encoding="utf-8")
     cut = whole.find("\n", (repetition - 1) * len(whole) // repetitions) + 1 if repetition > 1 else 0
     (place / "text.txt").write_text(whole[cut:] + whole[:cut], encoding="utf-8")
-    ar(clone, "prepare", "--text", str(place / "text.txt"), "--name", "benchmark")
-    ar(clone, "loop", "--tag", TAG, "--budget", budget, "--experiments", "0", "--verify-seeds", "0")
+    ar(clone, cache, "prepare", "--text", str(place / "text.txt"), "--name", "benchmark")
+    ar(clone, cache, "loop", "--tag", TAG, "--budget", budget, "--experiments", "0", "--verify-seeds", "0")
     (place / "begun").touch()
     return clone
 
@@ -128,7 +119,7 @@ def beginning(folder: Path, text: Path, repetition: int, repetitions: int, budge
 def night(begun: Path, arm: str, options: str, repetition: int, experiments: int) -> Run:
     """One arm from the repetition's baseline to its last experiment, and its champion verified; or what is left."""
     place = begun.parents[1] / "".join(c if c.isalnum() else "-" for c in arm)
-    result, clone = place / "result.json", place / "clone"
+    result, clone, cache = place / "result.json", place / "clone", begun.parents[1] / "cache"
     if result.exists():
         return Run(**json.loads(result.read_text()))
     if not clone.exists():
@@ -137,8 +128,8 @@ def night(begun: Path, arm: str, options: str, repetition: int, experiments: int
         shutil.copytree(begun, partial / "clone", symlinks=True)
         partial.rename(place)
     while (left := experiments - len(decided(clone))) > 0:
-        ar(clone, "loop", "--tag", TAG, "--experiments", str(left), "--verify-seeds", "0", *shlex.split(options))
-    ar(clone, "verify", "--tag", TAG, "--seeds", "3", "--no-reference")
+        ar(clone, cache, "loop", "--tag", TAG, "--experiments", str(left), "--verify-seeds", "0", *shlex.split(options))
+    ar(clone, cache, "verify", "--tag", TAG, "--seeds", "3", "--no-reference")
     run = measured(arm, repetition, clone, experiments)
     partial_result = result.with_suffix(".partial")
     partial_result.write_text(json.dumps(asdict(run)))

@@ -1,8 +1,8 @@
 """What keeping a score honest costs: gate, lint, sandbox, the way logits travel, and the replay audit, set against an
 experiment of 300 s.
 
-    python benchmarks/sandbox_cost.py                       the parts that need no model
-    python benchmarks/sandbox_cost.py --backend cpu         and the rest, with the clone's recipe on the text in use
+    python -m benchmarks.sandbox_cost                       the parts that need no model
+    python -m benchmarks.sandbox_cost --backend cpu         and the rest, with the clone's recipe on the text in use
 """
 
 from __future__ import annotations

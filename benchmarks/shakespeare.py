@@ -1,6 +1,6 @@
 """More data, a modern model, a better tokenizer, more dropout: four questions to one text, on one yardstick.
 
-    python benchmarks/shakespeare.py --text shakespeare_complete.txt --budget 200 --folder DIR
+    python -m benchmarks.shakespeare --text shakespeare_complete.txt --budget 200 --folder DIR
 
 The last 250,000 characters of the text are cut off first; no run sees them, and every row of the table is scored on
 all of them. The rest is prepared twice, whole and its first megabyte, and each run is `ar train` for the same time with
@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.clones import ROOT, ar
+
 HOLDOUT_CHARS = 250_000
 SIZE = ("model.depth=2", "model.width=128", "model.head_dim=64", "batch.tokens_per_step=2048")
 GPT2_INIT = "init.matrix_scale=0.226"  # std 0.02 at this width
@@ -49,10 +48,9 @@ RUNS = (
 )
 
 
-def ar(folder: Path, *arguments: str) -> dict[str, Any]:
-    environment = os.environ | {"AUTORESEARCH_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "autoresearch", *arguments, "--json"]
-    return json.loads(subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE).stdout)
+def told(folder: Path, *arguments: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(ar(ROOT, folder / "cache", *arguments, "--json"))
+    return found
 
 
 def prepare(folder: Path, text: Path) -> Path:
@@ -63,8 +61,8 @@ def prepare(folder: Path, text: Path) -> Path:
     tail.write_text(content[-HOLDOUT_CHARS:], encoding="utf-8")
     for name, limit in (("whole", ()), ("mb1", ("--max-bytes", "1000000"))):
         tokenizers = dict.fromkeys(run.tokenizer for run in RUNS if run.text == name)
-        ar(folder, "prepare", "--text", str(rest), "--name", name, *limit,
-           *(part for tokenizer in tokenizers for part in ("--tokenizer", tokenizer)))
+        told(folder, "prepare", "--text", str(rest), "--name", name, *limit,
+             *(part for tokenizer in tokenizers for part in ("--tokenizer", tokenizer)))
     return tail
 
 
@@ -75,9 +73,9 @@ def result(run: Run, folder: Path, tail: Path, budget_s: float) -> dict[str, Any
     if kept.exists():
         return dict(json.loads(kept.read_text()))
     changes = (*SIZE, f"data.tokenizer={run.tokenizer}", *run.changes)
-    trained = ar(folder, "train", "--preset", run.preset, "--data", run.text, "--budget", str(budget_s * run.budget),
-                 "--out", str(place), *(part for change in changes for part in ("--set", change)))
-    scored = ar(folder, "eval", str(place), "--text", str(tail))
+    trained = told(folder, "train", "--preset", run.preset, "--data", run.text, "--budget", str(budget_s * run.budget),
+                   "--out", str(place), *(part for change in changes for part in ("--set", change)))
+    scored = told(folder, "eval", str(place), "--text", str(tail))
     dev = [[elapsed_s, bpb] for _, elapsed_s, _, bpb in trained["curve"] if bpb is not None]
     found = {"bpc": scored["bpc"], "error": scored["bpb_error"], "params": trained["params"], "steps": trained["steps"],
              "tokens": trained["tokens"], "dev": dev}
@@ -95,12 +93,14 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def overfitting(found: list[dict[str, Any]]) -> str:
-    """Of the runs that keep their best weights: when those were, by the dev text, and what the last ones came to."""
-    lines = ["| change | best dev bits per byte | after | at the end |", "|---|--:|--:|--:|"]
+    """Of the runs that keep their best weights: bits per byte of the dev text over time, the best one in bold."""
+    lines = ["| change | dev bits per byte, after so many seconds |", "|---|---|"]
     for run, f in zip(RUNS, found, strict=True):
         if BEST in run.changes:
-            at_s, best = min(f["dev"], key=lambda point: point[1])
-            lines.append(f"| {run.name} | {best:.3f} | {at_s:.0f} s | {f['dev'][-1][1]:.3f} |")
+            best = min(bpb for _, bpb in f["dev"])
+            words = ", ".join(f"{'**' * (bpb == best)}{bpb:.3f} ({at_s:.0f} s){'**' * (bpb == best)}"
+                              for at_s, bpb in f["dev"])
+            lines.append(f"| {run.name} | {words} |")
     return "\n".join(lines)
 
 
@@ -152,5 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

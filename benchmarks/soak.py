@@ -1,6 +1,6 @@
 """A long night with a trainer that takes no time: does anything grow that should not?
 
-    python benchmarks/soak.py --experiments 2000
+    python -m benchmarks.soak --experiments 2000
 
 Runs tests/chaos/fast.py, which is the real loop, ledger, git and processes around a formula, and looks at its process
 and its study from outside: memory, open files, threads, the ledger's size, seconds of an experiment. Every trial stores

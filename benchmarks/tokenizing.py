@@ -1,6 +1,6 @@
 """How fast text becomes token streams, beside tiktoken's own batch encoding of the same strings on the same cores.
 
-    python benchmarks/tokenizing.py [--text PATH] [--max-bytes N] [--vocab N ...] [--rounds N]
+    python -m benchmarks.tokenizing [--text PATH] [--max-bytes N] [--vocab N ...] [--rounds N]
 
 Rounds are interleaved and their medians compared. tiktoken gets its strings decoded and in handy lengths beforehand,
 and leaves lists of ids in memory; `Tokenizer.streams` starts from bytes and ends with the arrays of `ar prepare`, BOS

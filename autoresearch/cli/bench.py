@@ -12,11 +12,11 @@ import click
 import backends
 from autoresearch import bench, bench_pages, paths
 from autoresearch.bench import Entry
-from autoresearch.cli.machine import candidate_files, changed, current_recipe, sandbox_option
+from autoresearch.cli.machine import asked_recipe, candidate_files, recipe_options, sandbox_option
 from autoresearch.errors import UsageError, UserError
 from autoresearch.harness import assemble
 from autoresearch.harness.supervise import TrialFailed
-from backends.recipe import PRESETS, Recipe, RecipeError, preset_file
+from backends.recipe import Recipe, RecipeError
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
@@ -28,12 +28,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
               help="Only this precision; repeat for several. Default: all that a device has.")
 @click.option("--size", "sizes", multiple=True, metavar="DEPTHxWIDTH",
               help="A model size, such as 4x256; repeat for several. Default: the recipe's.")
-@click.option("--recipe", "path", type=click.Path(path_type=Path), default=None,
-              help="A recipe file. Default: backends/gpt/recipe.toml of this clone.")
-@click.option("--preset", type=click.Choice(PRESETS), default=None,
-              help="A recipe of backends/presets, instead of --recipe.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
-              help="Change a key of the recipe, such as batch.tokens_per_step=8192; repeat for several.")
+@recipe_options
 @click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True,
               help="How often each is timed, in turn.")
 @click.option("--seconds", type=click.FloatRange(0.01, 600), default=2.0, show_default=True,
@@ -60,11 +55,8 @@ def command(names: tuple[str, ...], precisions: tuple[str, ...], sizes: tuple[st
     """
     for file in (out, picture):
         _free(file)
-    if path and preset:
-        raise UsageError("--recipe and --preset both name a recipe", "Give one of them.")
-    folder = paths.clone() / paths.CANDIDATE
-    recipe = changed(current_recipe(preset_file(preset) if preset else path or folder / "recipe.toml"), changes)
-    candidate = candidate_files(folder)
+    recipe = asked_recipe(path, preset, changes)
+    candidate = candidate_files(paths.clone() / paths.CANDIDATE)
     compiled = None if cold else paths.cache() / "compiled" / assemble.code_digest(candidate)
     recipes = [_sized(recipe, size) for size in sizes] or [recipe]
     ways, absent = _ways(candidate, names, precisions)

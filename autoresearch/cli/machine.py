@@ -19,7 +19,7 @@ from autoresearch.harness.supervise import TrialFailed
 from autoresearch.probe import Plan, probe
 from autoresearch.research import fair, futility
 from autoresearch.research.person import typed
-from backends.recipe import Recipe, RecipeError, load
+from backends.recipe import PRESETS, Recipe, RecipeError, load, preset_file
 
 backend_option = click.option("--backend", type=click.Choice(backends.NAMES), default=None,
                               help="What to train on. Default: the best that this machine has.")
@@ -90,8 +90,23 @@ def current_recipe(path: Path) -> Recipe:
                         f"Mend {path}; what each key may be stands in backends/recipe.py") from None
 
 
-def changed(recipe: Recipe, changes: tuple[str, ...]) -> Recipe:
-    """The recipe with KEY=VALUE as a person types them. Raises UsageError."""
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`path`, `preset` and `changes`, for `asked_recipe`."""
+    file = click.option("--recipe", "path", type=click.Path(path_type=Path), default=None,
+                        help="A recipe file. Default: backends/gpt/recipe.toml of this clone.")
+    preset = click.option("--preset", type=click.Choice(PRESETS), default=None,
+                          help="A recipe to start from, of backends/presets, instead of --recipe.")
+    changes = click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
+                           help="Change a key of the recipe for this run, such as model.depth=6; repeat for several.")
+    return file(preset(changes(command)))
+
+
+def asked_recipe(path: Path | None, preset: str | None, changes: tuple[str, ...]) -> Recipe:
+    """A file's, a preset's or this clone's, with KEY=VALUE as a person types them. Raises UsageError and UserError."""
+    if path and preset:
+        raise UsageError("--recipe and --preset both name a recipe", "Give one of them.")
+    file = preset_file(preset) if preset else path or paths.clone() / paths.CANDIDATE / "recipe.toml"
+    recipe = current_recipe(file)
     try:
         return recipe.replace(typed(changes))
     except RecipeError as e:

@@ -74,6 +74,7 @@ class TerminalView:
         """`since`, as time.time(): what plain lines count minutes from."""
         self.now = Now()
         self._since = time.time() if since is None else since
+        self._said = ""
         self._panel: Panel | None = None
         if is_live():
             from autoresearch.cli.panel import Panel
@@ -87,7 +88,9 @@ class TerminalView:
             return
         minutes, seconds = divmod(int(max(0.0, event["at"] - self._since)), 60)
         for text in lines(event):
-            print(f"{minutes:3d}:{seconds:02d}  {text}", file=sys.stderr, flush=True)
+            if text != self._said:  # a trial that fails is a verdict too, in the same words
+                print(f"{minutes:3d}:{seconds:02d}  {text}", file=sys.stderr, flush=True)
+            self._said = text
 
     def catch_up(self, missed: list[Event], verdicts: int) -> None:
         """What happened before anyone looked: every line of it, or for a panel the last verdicts."""

@@ -15,26 +15,25 @@ from typing import Any
 
 import click
 
-from autoresearch import paths
+from autoresearch import paths, scratch
 from autoresearch.cli.machine import (
+    asked_recipe,
     backend_option,
     candidate_files,
-    changed,
     choose_backend,
-    current_recipe,
+    recipe_options,
     sandbox_option,
     settled,
 )
 from autoresearch.cli.terminal import Bar, quoted
 from autoresearch.data import prepared
-from autoresearch.errors import UsageError, UserError
-from autoresearch.harness import scratch
+from autoresearch.errors import UserError
 from autoresearch.harness.checkpoint import WEIGHTS
 from autoresearch.harness.runner import Runner
 from autoresearch.harness.supervise import Outcome, TrialFailed
 from autoresearch.records import MEMORY, Evaluation
 from autoresearch.research import fair, lighter
-from backends.recipe import PRESETS, Recipe, preset_file
+from backends.recipe import Recipe
 from backends.spec import GPTSpec
 
 
@@ -47,12 +46,7 @@ from backends.spec import GPTSpec
               help="Initial weights and data order.")
 @backend_option
 @click.option("--data", "name", default=None, help="A prepared text. Default: the current one.")
-@click.option("--recipe", "path", type=click.Path(path_type=Path), default=None,
-              help="A recipe file. Default: backends/gpt/recipe.toml of this clone.")
-@click.option("--preset", type=click.Choice(PRESETS), default=None,
-              help="A recipe to start from, of backends/presets, instead of --recipe.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
-              help="Change a key of the recipe for this run, such as model.depth=6; repeat for several.")
+@recipe_options
 @click.option("--out", type=click.Path(path_type=Path), default=None,
               help="Keep the checkpoint and the log in this new folder.  [default: checkpoints/<now> in this clone]")
 @click.option("--legacy-bpb", "legacy", is_flag=True,
@@ -72,16 +66,13 @@ def command(budget_s: float, steps: int | None, seed: int, backend: str | None, 
       ar train --preset gpt2 --budget 60 --set model.dropout=0.1 --set data.tokenizer=byte
       ar train --recipe backends/reference.toml --budget 300
     """
-    folder = paths.clone() / paths.CANDIDATE
-    if path and preset:
-        raise UsageError("--recipe and --preset both name a recipe", "Give one of them.")
-    recipe = changed(current_recipe(preset_file(preset) if preset else path or folder / "recipe.toml"), changes)
+    recipe = asked_recipe(path, preset, changes)
     found = prepared.find(name) if name else prepared.current()
     if recipe.data.tokenizer not in found.tokenizers():
         raise UserError(f"the recipe wants the tokenizer {recipe.data.tokenizer}; {found.name} has "
                         f"{', '.join(found.tokenizers())}", "Set data.tokenizer in the recipe to one of these.")
     runner = Runner(found, choose_backend(backend), paths.cache() / "compiled")
-    files = candidate_files(folder)
+    files = candidate_files(paths.clone() / paths.CANDIDATE)
     with _place(out) as kept:
         recipe = settled(files, runner.backend, recipe, found.manifest.tokenizers[recipe.data.tokenizer].vocab)
         outcome = _train(runner, files, recipe, seed, kept, None if steps else budget_s, steps)

@@ -5,13 +5,14 @@ What the process answers is data from a stranger: numbers are checked, words are
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from autoresearch import scratch
 from autoresearch.harness import assemble, caches, jobs, launch
 from autoresearch.harness.channel import Channel, Closed
 from autoresearch.harness.serving import failure_of
@@ -47,21 +48,17 @@ class Faithful:
 
 
 class Measuring:
-    """A context manager around one process. Raises TrialFailed where it fails, dies or takes too long; then it is
-    over. `compiled`: a folder that keeps what it compiles."""
+    """A context manager around one process and its folder. Raises TrialFailed where it fails, dies or takes too long;
+    then it is over. `compiled`: a folder that keeps what it compiles."""
 
-    def __init__(self, candidate: dict[str, bytes], backend: str, folder: Path, compiled: Path | None = None):
-        assemble.assemble(folder / "tree", candidate)
-        ours, theirs = socket.socketpair()
-        self._folder, self._compiled, self._began = folder, compiled, time.monotonic()
-        job = jobs.dump(jobs.MeasureJob(backend, theirs.fileno()))
-        self._process = launch.candidate("measure", job, folder / "tree", folder, (theirs.fileno(),), compiled=compiled)
-        self._watch = Watch(self._process.pid, folder)
-        theirs.close()
-        self._channel = Channel(ours)
+    def __init__(self, candidate: dict[str, bytes], backend: str, compiled: Path | None = None):
+        self._candidate, self._backend, self._compiled = candidate, backend, compiled
 
     def __enter__(self) -> Measuring:
-        try:
+        began = time.monotonic()
+        with contextlib.ExitStack() as ending:
+            self._folder = ending.enter_context(scratch.folder())
+            self._start(ending)
             told = self._reply("device", START_S)
             listed = told.get("precisions")
             precisions = tuple(p for p in listed if p in PRECISIONS) if isinstance(listed, list) else ()
@@ -69,19 +66,30 @@ class Measuring:
                 raise TrialFailed("invalid", "the measuring process reported precisions that can't be")
             self.device = Device(clean(str(told.get("name")))[:100], int(number(told, "memory_bytes")), precisions,
                                  told.get("compiles") is True)
-            self.idle_bytes, self.start_s = int(number(told, "idle_bytes")), time.monotonic() - self._began
-            return self
-        except BaseException as e:
-            self.__exit__(type(e), e, None)
-            raise
+            self.idle_bytes, self.start_s = int(number(told, "idle_bytes")), time.monotonic() - began
+            self._ending = ending.pop_all()
+        return self
 
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
-        self._channel.close()
-        launch.end(self._process)
-        self._watch.stop()
+    def _start(self, ending: contextlib.ExitStack) -> None:
+        assemble.assemble(self._folder / "tree", self._candidate)
+        ours, theirs = socket.socketpair()
+        self._channel = Channel(ours)
+        with theirs:
+            job = jobs.dump(jobs.MeasureJob(self._backend, theirs.fileno()))
+            process = launch.candidate("measure", job, self._folder / "tree", self._folder, (theirs.fileno(),),
+                                       compiled=self._compiled)
+        ending.callback(self._keep_compiled)
+        self._watch = Watch(process.pid, self._folder)
+        ending.callback(self._watch.stop)
+        ending.callback(launch.end, process)
+        ending.callback(self._channel.close)
+
+    def _keep_compiled(self) -> None:
         if self._compiled is not None:  # it has seen no text
             caches.keep(self._folder / launch.SCRATCH / caches.NAME, self._compiled)
-        launch.drop_scratch(self._folder)
+
+    def __exit__(self, *exception: object) -> None:
+        self._ending.close()
 
     def begin(self, recipe: Recipe, vocab: int, timeout_s: float) -> float:
         """Starts a run of the recipe; seconds of its first step, in which it is compiled."""

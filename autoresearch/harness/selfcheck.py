@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoresearch.harness import assemble, launch, scratch
+from autoresearch import scratch
+from autoresearch.harness import assemble, launch
 from autoresearch.harness.channel import Channel, Closed
 from autoresearch.harness.text import clean, tail
 

@@ -79,7 +79,7 @@ class Lab:
     def _rows_wanted(self, trials: list[Trial]) -> int:
         nats = []
         for trial in trials:
-            with np.load(self.folder(trial.id) / "recorded.npz", allow_pickle=False) as records:
+            with np.load(self.folder(trial.id) / RECORDS, allow_pickle=False) as records:
                 nats.append(records["nats"])
                 bytes_R = records["bytes"]
         have = min(map(len, nats))  # a kill may have come between two of them
@@ -94,7 +94,7 @@ class Lab:
     def _rescored(self, candidate: Candidate, trial: Trial, rows: int) -> Trial:
         folder = self.folder(trial.id)
         try:
-            score = self.runner.score(candidate.files, candidate.recipe, folder, folder / "weights.safetensors", "val",
+            score = self.runner.score(candidate.files, candidate.recipe, folder, folder / checkpoint.WEIGHTS, "val",
                                       rows)
         finally:
             _clean(folder)
@@ -110,7 +110,7 @@ class Lab:
         """A trial that no experiment is decided by, scored on the first `rows` of each split, None: on all of them.
         Looks at confirm and holdout are counted. Its weights go, unless they are to be kept."""
         trial = self._trial(candidate, seed, purpose, splits, rows, None)
-        (self.folder(trial.id) / "recorded.npz").unlink(missing_ok=True)
+        (self.folder(trial.id) / RECORDS).unlink(missing_ok=True)
         if not keep:
             self.discard_files(trial)
         return trial
@@ -123,7 +123,7 @@ class Lab:
         done = next((s for s in trial.scores if s.split == "confirm"), None)
         if done and (not records or (folder / records).is_file()):
             return done
-        if not (weights := folder / "weights.safetensors").is_file():
+        if not (weights := folder / checkpoint.WEIGHTS).is_file():
             raise TrialFailed("interrupted", f"the weights of {candidate.label} are gone: they could not be scored on "
                                              "the confirm split")
         self.ledger.read("confirm", trial.id)
@@ -139,7 +139,7 @@ class Lab:
         """The replay audit's finding. Raises TrialFailed where the score was not earned."""
         folder = self.folder(trial.id)
         try:
-            return self.runner.audit(candidate.files, candidate.recipe, folder, folder / "weights.safetensors", split,
+            return self.runner.audit(candidate.files, candidate.recipe, folder, folder / checkpoint.WEIGHTS, split,
                                      trial.scores[0].rows, trial.facts["precision"], records)
         finally:
             _clean(folder)

@@ -10,13 +10,12 @@ Recipes are merged key by key and code line by line, three-way. What can't be me
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import tomlkit
 
+from autoresearch import scratch
 from autoresearch.paths import CANDIDATE
 from autoresearch.records import BASELINE, Experiment, last_kept
 from autoresearch.research import gate
@@ -162,10 +161,10 @@ def _recipe(mine: bytes, old: bytes, new: bytes, strict: bool) -> bytes:
 
 
 def _lines(name: str, mine: bytes, old: bytes, new: bytes) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="autoresearch-merge-") as folder:
+    with scratch.folder() as folder:
         for label, content in (("mine", mine), ("old", old), ("new", new)):
-            (Path(folder) / label).write_bytes(content)
+            (folder / label).write_bytes(content)
         try:
-            return git(Path(folder), "merge-file", "-p", "-q", "mine", "old", "new")
+            return git(folder, "merge-file", "-p", "-q", "mine", "old", "new")
         except GitError:
             raise Entangled(f"the same lines of {name} were changed by something else too") from None

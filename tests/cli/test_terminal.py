@@ -15,7 +15,7 @@ import pytest
 
 from autoresearch.cli import panel, shell
 from autoresearch.cli import run as run_command
-from autoresearch.cli.terminal import TerminalView, lines
+from autoresearch.cli.terminal import TerminalView
 from autoresearch.records import Point
 from autoresearch.research.events import Event, Teller
 from autoresearch.research.now import Now
@@ -102,10 +102,14 @@ def test_plain_lines_are_those_of_a_log(made: Made, capsys: pytest.CaptureFixtur
         "     discard: worse"]
 
 
-def test_a_failure_is_a_plain_line_too() -> None:
-    event = {"at": 1.0, "event": "trial_ended", "label": "#2", "seed": 1, "status": "crash", "reason": "out of memory",
+def test_a_failure_is_one_plain_line_though_it_is_the_verdict_too(capsys: pytest.CaptureFixture[str]) -> None:
+    view = TerminalView(0.0)
+    ended = {"at": 1.0, "event": "trial_ended", "label": "#2", "seed": 1, "status": "crash", "reason": "out of memory",
              "split": None, "bpb": None, "steps": 0, "tokens_per_s": 0.0}
-    assert lines(event) == ["     crash: out of memory"]
+    view.show(ended)
+    view.show({"at": 1.0, "event": "decided", "n": 2, "verdict": "crash", "reason": "out of memory",
+               "gain_bpb": None})
+    assert capsys.readouterr().err == "  0:01       crash: out of memory\n"
 
 
 def test_watch_of_a_study_that_does_not_run_is_a_sentence(made: Made, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autoresearch.harness import launch, scratch
+from autoresearch import scratch
+from autoresearch.harness import launch
 from tests.harness.tiny import comes_true
 
 # Each writes its process id: one that left the group, one that left it and lost its parent, one that ignores a TERM.

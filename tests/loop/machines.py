@@ -33,7 +33,7 @@ class Machine(contextlib.AbstractContextManager["Machine"]):
         self.starts = 0
         self._peak = 0
 
-    def __call__(self, candidate: object, backend: str, folder: Path, compiled: Path | None = None) -> Machine:
+    def __call__(self, candidate: object, backend: str, compiled: Path | None = None) -> Machine:
         self.starts += 1
         return copy.copy(self)
 

@@ -17,13 +17,13 @@ import shlex
 import signal
 import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoresearch import scratch
 from autoresearch.records import Spend
 from autoresearch.research.brief import brief
 from autoresearch.research.researchers.base import Context, NoProposal, Proposal, Researcher
@@ -75,11 +75,11 @@ class Command(Researcher):
         return proposal
 
     def _asked(self, context: Context, left: float | None) -> Proposal:
-        with tempfile.TemporaryDirectory(prefix="autoresearch-agent-", ignore_cleanup_errors=True) as folder:
-            copy = lay_out(Path(folder), context)
+        with scratch.folder() as folder:
+            copy = lay_out(folder, context)
             argv = shlex.split(self.command.replace("{usd_left}", f"{left or 0:.2f}"))
             before = _outside(copy)
-            self._run(context, argv, Path(folder), copy)
+            self._run(context, argv, folder, copy)
             if strays := sorted(_differing(before, _outside(copy))):
                 raise NoProposal(f"it also changed {said(', '.join(strays[:5]), 300)}: only {FOLDER} may change")
             return self._proposal(context, copy)

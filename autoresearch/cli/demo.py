@@ -16,9 +16,9 @@ from autoresearch.research import fair
 from autoresearch.research.study import Study
 from autoresearch.research.until import Until
 
-TAG, BUDGET_S, EXPERIMENTS = "demo", 10.0, 8
-LIMIT_S = 330.0  # for ideas: confirming many of them must not make minutes an hour
-MAX_BYTES = 6_000_000
+TAG, BUDGET_S, EXPERIMENTS = "demo", 8.0, 8
+LIMIT_S = 360.0  # for ideas: confirming many of them must not make minutes an hour
+MAX_BYTES = 4_000_000
 
 
 @click.command("demo")
@@ -29,8 +29,8 @@ MAX_BYTES = 6_000_000
 def command(backend: str | None, experiments: int) -> None:
     """A short study on offline text, from nothing to a report in minutes.
 
-    Prepares the source of Python's standard library, sizes a model to this machine, tries ideas for ten seconds each,
-    and writes a report with a picture and samples. No trial begins later than five and a half minutes after the start,
+    Prepares the source of Python's standard library, sizes a model to this machine, tries ideas for eight seconds each,
+    and writes a report with a picture and samples. No trial begins later than six minutes after the start,
     but for the final check. Repeating it continues the same study.
 
     \b

@@ -45,6 +45,7 @@ against the fastest large matrix product measured in the same process and precis
 compilation. To add yours, run this on an otherwise idle machine, then `make docs`:
 
 ```bash
+mkdir -p benchmarks/machines
 ar bench --preset modern --size 4x256 --size 6x384 --out benchmarks/machines/NAME.json
 ```
 """

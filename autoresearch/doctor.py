@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 
 import backends
-from autoresearch import paths, scratch
+from autoresearch import machine, paths, scratch
 from autoresearch.data import prepared
 from autoresearch.errors import UserError
 from autoresearch.harness import awake, sandbox, selfcheck
@@ -128,10 +128,10 @@ def compiler(patient: Patient) -> Found:
     """Torch and MLX on a CPU write C++ for a compiled step; Triton links with a C compiler; Metal has its own."""
     if patient.chosen == "mlx" and sys.platform == "darwin":
         return OK, "none needed: Metal has its own", ""
-    named = os.environ.get("CXX")
-    found = shutil.which(named) if named else shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
+    found = machine.cxx()
     remedy = "Install one. Debian, Ubuntu, WSL: sudo apt install g++. macOS: xcode-select --install"
     if not found:
+        named = os.environ.get("CXX")
         missing = f"CXX names {named}, which is not there" if named else "no C++ compiler"
         return WARNING, f"{missing}: recipes with runtime.compile = true can't be trained", remedy
     with scratch.folder() as folder:

@@ -2,6 +2,7 @@
 
     describe   facts, as they go into a file of results
     digest     equal for equal machines with equal software
+    cxx        the C++ compiler, if there is one
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ def describe() -> dict[str, Any]:
 def digest() -> str:
     facts = {k: v for k, v in describe().items() if k not in PASSING}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def cxx() -> str | None:
+    """The compiler that frameworks run for a CPU's compiled step."""
+    return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
 
 
 def _processor() -> str:

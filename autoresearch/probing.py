@@ -10,15 +10,13 @@ its own, a low precision is compared with float32 on it, and its step is compile
 
 from __future__ import annotations
 
-import os
-import shutil
 import statistics
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoresearch import costs, paths, settle, sizes
+from autoresearch import costs, machine, paths, settle, sizes
 from autoresearch.costs import Costs, Measured
 from autoresearch.errors import UserError
 from autoresearch.harness import assemble
@@ -189,7 +187,7 @@ class Probing:
             device = replace(device, memory_bytes=int(LESS_MEMORY * device.memory_bytes))
 
     def _compiles(self, device: Device) -> bool:
-        compiler = self._backend != "cpu" or shutil.which(os.environ.get("CXX") or "c++") is not None
+        compiler = self._backend != "cpu" or machine.cxx() is not None
         return device.compiles and compiler and self._budget_s >= COMPILE_PAYS_S
 
     def _gain(self, device: Device, fitted: Costs) -> tuple[bool, float, str]:

@@ -92,7 +92,8 @@ def may_compile(recipe: Recipe, device: Device) -> bool:
 
 def family(recipe: Recipe) -> Recipe:
     """The recipe at one size, so that recipes of other sizes are known again."""
-    return recipe.replace(SIZE | {"batch.tokens_per_step": recipe.model.seq_len})
+    gate = min(recipe.model.value_gate_channels, SIZE["model.width"])
+    return recipe.replace(SIZE | {"batch.tokens_per_step": recipe.model.seq_len, "model.value_gate_channels": gate})
 
 
 def keep(place: Path, found: dict[str, Any]) -> None:

@@ -53,6 +53,7 @@ class Size:
 def sized(base: Recipe, depth: int, width: int, tokens_per_step: int, micro_rows: int = 0) -> Recipe:
     T = base.model.seq_len
     return base.replace({"model.depth": depth, "model.width": width, "model.head_dim": HEAD_DIM, "model.kv_heads": 0,
+                         "model.value_gate_channels": min(base.model.value_gate_channels, width),
                          "batch.tokens_per_step": max(1, tokens_per_step // T) * T, "batch.micro_rows": micro_rows})
 
 

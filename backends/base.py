@@ -10,7 +10,7 @@ import numpy as np
 
 from backends.recipe import Recipe
 
-State = Any  # weights, optimizer moments and step count of one run; opaque outside its backend
+State = Any  # weights, moments, steps and `roles` of parameters of one run; the rest is opaque outside its backend
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,14 @@ class Backend(ABC):
     @abstractmethod
     def peak_memory_bytes(self) -> int: ...
 
-    @abstractmethod
     def diagnostics(self, state: State, tokens_BT1: np.ndarray) -> dict[str, float]:
         """Untimed facts about a state: root-mean-square of weights and gradients per role."""
+        of_role: dict[str, list[str]] = {}
+        for name, role in state.roles.items():
+            of_role.setdefault(role, []).append(name)
+        return {f"{what}_rms.{role}": float(np.sqrt(np.mean(np.concatenate([a[n].ravel() for n in names]) ** 2)))
+                for what, a in (("weight", self.weights(state)), ("grad", self.gradients(state, tokens_BT1)[1]))
+                for role, names in of_role.items()}
 
     @abstractmethod
     def matmul_flops(self, precision: str, seconds: float, shape: tuple[int, int, int] | None = None) -> float:

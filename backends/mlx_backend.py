@@ -76,9 +76,9 @@ class MLXBackend(Backend):
         return np.array(mlx_model.logits(self._scored(state), _tokens(tokens_BT), state.spec))
 
     def loss(self, state: MLXState, tokens_BT1: np.ndarray) -> float:
-        tokens = _tokens(tokens_BT1)
-        logits_BTV = mlx_model.logits(self._scored(state), tokens[:, :-1], state.spec)
-        return float(mlx_model.cross_entropy(logits_BTV, tokens[:, 1:]))
+        weights, tokens, rows = self._scored(state), _tokens(tokens_BT1), state.recipe.micro_rows
+        parts = [tokens[i : i + rows] for i in range(0, len(tokens), rows)]  # what training has memory for
+        return sum(float(mlx_model.loss(weights, p, state.spec)) * len(p) for p in parts) / len(tokens_BT1)
 
     def gradients(self, state: MLXState, tokens_BT1: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
         def objective(w: Arrays, tokens: mx.array) -> mx.array:
@@ -99,16 +99,6 @@ class MLXBackend(Backend):
     def peak_memory_bytes(self) -> int:
         return mx.get_peak_memory()
 
-    def diagnostics(self, state: MLXState, tokens_BT1: np.ndarray) -> dict[str, float]:
-        def objective(w: Arrays) -> mx.array:
-            return mlx_model.loss(cast(w, state.dtype), _tokens(tokens_BT1), state.spec)
-
-        grads = mx.grad(objective)(state.weights)
-        return {f"{what}_rms.{role}": float(mx.sqrt(mx.square(mx.concatenate([a[n].flatten() for n in names])).mean()))
-                for what, a in (("weight", state.weights), ("grad", grads))
-                for role in dict.fromkeys(state.roles.values())
-                for names in [[n for n in a if state.roles[n] == role]]}
-
     def matmul_flops(self, precision: str, seconds: float, shape: tuple[int, int, int] | None = None) -> float:
         m, k, n = shape or (4096 if mx.default_device() == mx.gpu else 512,) * 3
         a, b = (mx.random.normal(size).astype(DTYPES[precision]) for size in ((m, k), (k, n)))
@@ -118,6 +108,9 @@ class MLXBackend(Backend):
             start = time.perf_counter()
             mx.eval(a @ b)
             best = min(best, time.perf_counter() - start)
+        del a, b  # what these took is not the model's peak
+        mx.clear_cache()
+        mx.reset_peak_memory()
         return 2 * m * k * n / best if best < float("inf") else 0.0
 
     def _scored(self, state: MLXState) -> Arrays:

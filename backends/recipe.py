@@ -80,7 +80,7 @@ def _key(default: Any, help: str, low: float | None = None, high: float | None =
 
 @dataclass(frozen=True)
 class Data:
-    tokenizer: str = _key("bpe-2048", "name of a prepared tokenizer: byte, or bpe-<vocabulary size>")
+    tokenizer: str = _key("bpe-2048", "name of a prepared tokenizer: byte, char, gpt2, or bpe-<vocabulary size>")
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._inductor.config as inductor
 from torch import Tensor
 
 from backends import torch_scaling
 from backends.base import Backend, Device, micro_batches, resolve_precision
 from backends.cards import Abilities, Card, abilities
 from backends.gpt import params, schedule, torch_model, torch_optim
-from backends.recipe import Optim, Recipe
+from backends.recipe import Recipe
 from backends.spec import GPTSpec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -50,6 +51,8 @@ class TorchBackend(Backend):
         self._steps: dict[tuple[str, int], Callable[..., Tensor]] = {}
         if name == "cpu":
             _keep_freed_memory()
+        else:
+            inductor.compile_threads = 1  # its pool of processes needs /dev/shm, which a sandboxed trial lacks
 
     def device(self) -> Device:
         if self.name == "cuda":
@@ -66,7 +69,7 @@ class TorchBackend(Backend):
         key = (recipe.digest(), vocab)  # a second run of one recipe reuses the compiled step
         if key not in self._steps:
             compiled = recipe.runtime.compile and self.device().compiles
-            self._steps[key] = whole_step(spec, roles, recipe.optim, dtype, compiled)
+            self._steps[key] = whole_step(spec, roles, recipe, dtype, compiled)
         moments = torch_optim.init(ours, roles, recipe.optim)
         if dtype is torch.float16:
             moments |= torch_scaling.init(self._device)
@@ -84,10 +87,10 @@ class TorchBackend(Backend):
             return torch_model.logits(self._scored(state), self._tokens(tokens_BT), state.spec).cpu().numpy()
 
     def loss(self, state: TorchState, tokens_BT1: np.ndarray) -> float:
-        tokens = self._tokens(tokens_BT1)
         with torch.no_grad():
-            logits_BTV = torch_model.logits(self._scored(state), tokens[:, :-1], state.spec)
-            return torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), tokens[:, 1:].flatten()).item()
+            weights = self._scored(state)
+            parts = self._tokens(tokens_BT1).split(state.recipe.micro_rows)  # what training has memory for
+            return sum(torch_model.loss(weights, p, state.spec).item() * len(p) for p in parts) / len(tokens_BT1)
 
     def gradients(self, state: TorchState, tokens_BT1: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
         scale = state.moments.get(torch_scaling.SCALE, torch.ones((), device=self._device))
@@ -96,7 +99,7 @@ class TorchBackend(Backend):
             return scale * torch_model.loss(cast(w, state.dtype), tokens, state.spec)
 
         batches = self._tokens(micro_batches(state.recipe, tokens_BT1))
-        found = [gradients(objective, state.spec)(state.weights, tokens) for tokens in batches]
+        found = [gradients(objective, not state.spec.checkpoint)(state.weights, tokens) for tokens in batches]
         grads = {k: torch.stack([g[k].float() / scale for g, _ in found]).mean(0).cpu().numpy() for k in state.weights}
         return sum(float(loss / scale) for _, loss in found) / len(found), grads
 
@@ -114,16 +117,6 @@ class TorchBackend(Backend):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if platform.system() == "Darwin" else peak * 1024
 
-    def diagnostics(self, state: TorchState, tokens_BT1: np.ndarray) -> dict[str, float]:
-        def objective(w: dict[str, Tensor]) -> Tensor:
-            return torch_model.loss(cast(w, state.dtype), self._tokens(tokens_BT1), state.spec)
-
-        grads, _ = gradients(objective, state.spec)(state.weights)
-        return {f"{what}_rms.{role}": float(torch.cat([t[n].flatten() for n in names]).square().mean().sqrt())
-                for what, t in (("weight", state.weights), ("grad", grads))
-                for role in dict.fromkeys(state.roles.values())
-                for names in [[n for n in t if state.roles[n] == role]]}
-
     def matmul_flops(self, precision: str, seconds: float, shape: tuple[int, int, int] | None = None) -> float:
         m, k, n = shape or (8192 if self.name == "cuda" else 1024,) * 3
         a, b = (torch.randn(*size, device=self._device).to(DTYPES[precision]) for size in ((m, k), (k, n)))
@@ -135,6 +128,10 @@ class TorchBackend(Backend):
             a @ b
             self.sync()
             best = min(best, time.perf_counter() - start)
+        if self.name == "cuda":  # what these took is not the model's peak
+            del a, b
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         return 2 * m * k * n / best if best < float("inf") else 0.0
 
     def _tokens(self, tokens: np.ndarray) -> Tensor:
@@ -148,27 +145,28 @@ def cast(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     return {k: v.to(dtype) for k, v in weights.items()}
 
 
-def gradients(objective: Callable[..., Tensor], spec: GPTSpec) -> Callable[..., tuple[dict[str, Tensor], Tensor]]:
-    """(weights, ...) -> (gradients, loss) of a loss of weights."""
-    if not spec.checkpoint:
+def gradients(objective: Callable[..., Tensor], plain: bool) -> Callable[..., tuple[dict[str, Tensor], Tensor]]:
+    """(weights, ...) -> (gradients, loss) of a loss of weights; `plain`: it is neither compiled nor recomputed."""
+    if plain:
         return torch.func.grad_and_value(objective)
 
-    def recomputing(weights: dict[str, Tensor], *given: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+    def by_autograd(weights: dict[str, Tensor], *given: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
         with torch.enable_grad():  # torch.func has no place for the hooks that checkpointing needs
             leaves = {k: w.detach().requires_grad_() for k, w in weights.items()}
             loss = objective(leaves, *given)
             return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)), loss.detach()
 
-    return recomputing
+    return by_autograd
 
 
-def whole_step(spec: GPTSpec, roles: dict[str, str], optim: Optim, dtype: torch.dtype,
+def whole_step(spec: GPTSpec, roles: dict[str, str], recipe: Recipe, dtype: torch.dtype,
                compiled: bool) -> Callable[..., Tensor]:
     """(weights, moments, numbers_K, tokens_MBT1) -> loss: gradients of every micro-batch, one update.
 
     A function of tensors alone, so one graph holds all of it and sees every update of its inputs. With
     checkpointing there are two: a graph of its own lets the compiler keep the loss's recomputation, which it
-    would recognise as work already done in a graph that held both passes.
+    would recognise as work already done in a graph that held both passes. So there are with micro-batches, or
+    one graph would hold a copy for each.
     """
     names = list(schedule.hyper(Recipe(), 0.0, 1))
 
@@ -181,9 +179,9 @@ def whole_step(spec: GPTSpec, roles: dict[str, str], optim: Optim, dtype: torch.
         loss = torch_model.loss(cast(weights, dtype), tokens_BT1, spec, salt)
         return loss if scale is None else loss * scale
 
-    in_parts = compiled and spec.checkpoint
+    optim, in_parts = recipe.optim, compiled and (spec.checkpoint or recipe.micro_rows < recipe.rows_per_step)
     update = compile_(torch_optim.update) if in_parts else torch_optim.update
-    differentiate = gradients(compile_(objective) if in_parts else objective, spec)
+    differentiate = gradients(compile_(objective) if in_parts else objective, not (in_parts or spec.checkpoint))
 
     def step(weights: dict[str, Tensor], moments: dict[str, Tensor], numbers_K: Tensor, tokens_MBT1: Tensor) -> Tensor:
         h = dict(zip(names, numbers_K.unbind(), strict=True))

@@ -38,6 +38,10 @@ class Budget:
         assert self.seconds is not None
         return min(1.0, self.elapsed_s() / self.seconds)
 
+    def is_closing(self, reserve_s: float = 0.0) -> bool:
+        """Whether a step that has only been queued would leave no time for the next one."""
+        return self.seconds is not None and self.elapsed_s() + 2 * self.step_s() + reserve_s > self.seconds
+
     def allows(self, step: int, reserve_s: float = 0.0) -> bool:
         """Whether one more step fits, and `reserve_s` after it: a step that would overrun is not begun."""
         if self.steps is not None:

@@ -18,8 +18,9 @@ from autoresearch.harness.assemble import PACKAGE
 
 # What a child needs to find its interpreter, compiler and device. No keys, tokens or HOME.
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CC", "CXX", "CUDA_HOME",
-             "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SDKROOT", "DEVELOPER_DIR",
-             "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")  # the last two: as if the processor were an older one
+             "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SDKROOT",
+             "DEVELOPER_DIR",
+             "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")  # these two: as if the processor were an older one
 SCRATCH = "tmp"  # below a trial's folder
 HANGS_S = 30.0  # a process that a KILL has not ended by then never ends
 BOOT = """
@@ -39,6 +40,7 @@ def environment(scratch: Path) -> dict[str, str]:
         "TMPDIR": str(scratch), "HOME": str(scratch), "USER": "candidate",
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / caches.NAME / "inductor"),
         "TRITON_CACHE_DIR": str(scratch / caches.NAME / "triton"),
+        "TORCH_WARM_POOL": "0",  # compiling processes that Triton's torch starts die behind the walls: no /dev/shm
         # Threads that spin while they wait make two trials, or one busy neighbour, 2.8x slower.
         "OMP_WAIT_POLICY": "passive",
     }

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from autoresearch import scratch
-from autoresearch.harness import assemble, caches, jobs, launch
+from autoresearch.harness import assemble, caches, jobs, launch, sandbox
 from autoresearch.harness.channel import Channel, Closed
 from autoresearch.harness.serving import failure_of
 from autoresearch.harness.supervise import TrialFailed, is_number, number
@@ -64,8 +65,10 @@ class Measuring:
             precisions = tuple(p for p in listed if p in PRECISIONS) if isinstance(listed, list) else ()
             if "float32" not in precisions:
                 raise TrialFailed("invalid", "the measuring process reported precisions that can't be")
-            self.device = Device(clean(str(told.get("name")))[:100], int(number(told, "memory_bytes")), precisions,
-                                 told.get("compiles") is True)
+            memory = int(number(told, "memory_bytes"))
+            if self._backend == "cpu" or (self._backend == "mlx" and sys.platform == "linux"):
+                memory = min(memory, sandbox.memory_bytes())  # behind its walls it can't see a container's limit
+            self.device = Device(clean(str(told.get("name")))[:100], memory, precisions, told.get("compiles") is True)
             self.idle_bytes, self.start_s = int(number(told, "idle_bytes")), time.monotonic() - began
             self._ending = ending.pop_all()
         return self

@@ -11,16 +11,19 @@ docs/threat-model.md says what this stops and what it does not.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+from autoresearch import paths
 from autoresearch.errors import UserError
 from autoresearch.harness import landlock, seccomp
 from autoresearch.harness.confine import Walls
@@ -37,8 +40,8 @@ SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/ld.so.conf", "/e
                 "/proc/sys/kernel/osrelease", "/sys/devices/system/cpu", "/sys/devices/system/node",
                 "/sys/kernel/mm/transparent_hugepage", "/sys/bus/pci/devices", "/sys/module/nvidia",
                 "/sys/module/nvidia_uvm", "/dev/urandom", "/dev/random", "/dev/zero")
-DEVICES = ("/dev/null", "/dev/dxg", "/dev/kfd", "/dev/dri")
-CARDS = "/dev/nvidia*"
+CARDS, WSL_CARD = "/dev/nvidia*", "/dev/dxg"
+DEVICES = ("/dev/null", WSL_CARD, "/dev/kfd", "/dev/dri")
 NAMED_FOLDERS = ("CUDA_HOME", "LD_LIBRARY_PATH")  # environment variables that the toolchain is found by
 # macOS: frameworks, Xcode or its command-line tools, Homebrew, time zones, and what Metal and its compiler talk to.
 MAC_SYSTEM = ("/System", "/usr", "/bin", "/sbin", "/Library/Apple", "/Library/Developer", "/Library/Frameworks",
@@ -93,13 +96,14 @@ def describe() -> str:
 
 def walls(read: Iterable[Path], scratch: Path) -> Walls:
     """For a process with these inputs beside the toolchain, and one folder to write to."""
-    return Walls(version=landlock.version(), read=[*map(str, read), *SYSTEM_FILES], run=[*SYSTEM, *toolchain()],
+    _make_card_node()
+    return Walls(version=landlock.version(), read=[*map(str, read), *SYSTEM_FILES], run=_apart([*SYSTEM, *toolchain()]),
                  write=[str(scratch)], devices=[*DEVICES, *glob.glob(CARDS)], limits=limits(scratch))
 
 
 def wrapper(read: Iterable[Path], scratch: Path) -> list[str]:
     """What a command line begins with on macOS."""
-    return ["sandbox-exec", "-p", profile([*map(str, read), *MAC_SYSTEM, *toolchain()], [str(scratch)])]
+    return ["sandbox-exec", "-p", profile([*map(str, read), *_apart([*MAC_SYSTEM, *toolchain()])], [str(scratch)])]
 
 
 def profile(read: Iterable[str], write: Iterable[str]) -> str:
@@ -129,10 +133,36 @@ def toolchain() -> list[str]:
     return sorted(p for p in {*folders, *named, *compilers} if os.path.isabs(p) and not _holds_home(Path(p)))
 
 
+def _apart(folders: Iterable[str]) -> list[str]:
+    """These folders; where one holds the person's home, cache or clone, what lies beside that instead: a clone below
+    /opt must not show its studies, nor a cache there the text that scores."""
+    private = [Path.home(), paths.cache()]
+    with contextlib.suppress(UserError):
+        private.append(paths.clone())
+    return [str(p) for folder in folders for p in beside(Path(folder), [p.resolve() for p in private])]
+
+
+def beside(folder: Path, private: Sequence[Path]) -> list[Path]:
+    """The folder, or where it is above a private one, all in it that is not. A private folder itself stays as it is:
+    of those only what the toolchain names is ever asked for."""
+    real = folder.resolve()
+    if not any(real in p.parents for p in private):
+        return [folder]
+    return [q for child in sorted(real.iterdir()) if not any(child.resolve().is_relative_to(p) for p in private)
+            for q in beside(child, private)]
+
+
+def _make_card_node() -> None:
+    """CUDA makes its device node by a program that runs as root, which behind the walls none can."""
+    if os.path.exists("/dev/nvidiactl") and not os.path.exists("/dev/nvidia-uvm") \
+            and (maker := shutil.which("nvidia-modprobe")):
+        subprocess.run([maker, "-u", "-c", "0"], check=False, stdin=subprocess.DEVNULL, capture_output=True)
+
+
 def limits(scratch: Path) -> dict[str, int]:
     """Those that the kernel holds one process to. `watch` holds all of a trial's processes to them together."""
     bounds = {"CORE": 0, "NOFILE": OPEN_FILES, "FSIZE": disk_bytes(scratch)}
-    if not glob.glob(CARDS):  # CUDA's drivers map far more than they use
+    if not glob.glob(CARDS) and not os.path.exists(WSL_CARD):  # CUDA's drivers map far more than they use
         bounds["DATA"] = memory_bytes()
     return bounds
 

@@ -98,7 +98,7 @@ def train(backend: Backend, state: State, recipe: Recipe, job: jobs.TrialJob,
     dev = Dev(backend, recipe.schedule.keep_best_dev)
     step, pending, loss_nats, reported_s = 0, None, None, -1.0
     budget.start()
-    while budget.allows(step, dev.took_s if dev.keeps else 0.0):
+    while _fits(backend, budget, step, dev.took_s if dev.keeps else 0.0):
         progress = budget.progress(step)
         loss = backend.step(state, ring.take(job.filled, job.free), progress)
         if pending is not None:
@@ -117,6 +117,13 @@ def train(backend: Backend, state: State, recipe: Recipe, job: jobs.TrialJob,
         loss_nats = check(float(pending), step)
     channel.send(event="stopped", step=step, elapsed_s=elapsed_s, train_nats=loss_nats, dev_nats=last_nats)
     return dev.best
+
+
+def _fits(backend: Backend, budget: Budget, step: int, reserve_s: float) -> bool:
+    """Whether another step ends in time. A device may still be at the last one, which near the end is waited for."""
+    if budget.is_closing(reserve_s):
+        backend.sync()
+    return budget.allows(step, reserve_s)
 
 
 def run(job: jobs.TrialJob, channel: Channel) -> None:

@@ -24,6 +24,12 @@ def linear(w: Weights, name: str, x: mx.array) -> mx.array:
     return y + w[f"{name}.bias"] if f"{name}.bias" in w else y
 
 
+def lookup(w: Weights, name: str, tokens_BT: mx.array) -> mx.array:
+    """Rows of a table, looked up in float32: in bf16 the gradients of a token that is everywhere stop adding up."""
+    table = w[f"{name}.weight"]
+    return table.astype(mx.float32)[tokens_BT].astype(table.dtype)
+
+
 def norm(w: Weights, name: str, x: mx.array, spec: GPTSpec) -> mx.array:
     """RMSNorm (arXiv 1910.07467) or LayerNorm (arXiv 1607.06450), with the gain and bias that the table has."""
     gain, bias = w.get(f"{name}.weight"), w.get(f"{name}.bias")
@@ -102,7 +108,7 @@ def attention(w: Weights, name: str, x_BTC: mx.array, tokens_BT: mx.array, mask_
     v = linear(w, f"{name}.v_proj", x_BTC).reshape(B, T, spec.kv_heads, spec.head_dim)
     if f"{name}.value_embed.weight" in w:
         # Value residual (arXiv 2410.17897) from a table of its own, gated per head; the gate starts at 1.
-        value = w[f"{name}.value_embed.weight"][tokens_BT].reshape(v.shape)
+        value = lookup(w, f"{name}.value_embed", tokens_BT).reshape(v.shape)
         if spec.value_gate:
             gate_BTK = 2 * mx.sigmoid(linear(w, f"{name}.value_gate", x_BTC[..., : spec.value_gate_channels]))
             value = gate_BTK[..., None] * value
@@ -159,7 +165,7 @@ def recomputed(w: Weights, i: int, x: mx.array, x0: mx.array, *fixed: Any) -> mx
 
 
 def embed(w: Weights, tokens_BT: mx.array, spec: GPTSpec) -> mx.array:
-    x = w["embed.weight"][tokens_BT]
+    x = lookup(w, "embed", tokens_BT)
     if spec.max_positions:
         x = x + w["positions.weight"][: tokens_BT.shape[1]]
     return norm(w, "embed_norm", x, spec) if spec.embed_norm else x

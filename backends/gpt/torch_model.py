@@ -23,6 +23,12 @@ def linear(w: Weights, name: str, x: Tensor) -> Tensor:
     return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
 
 
+def lookup(w: Weights, name: str, tokens_BT: Tensor) -> Tensor:
+    """Rows of a table, looked up in float32: in bf16 the gradients of a token that is everywhere stop adding up."""
+    table = w[f"{name}.weight"]
+    return F.embedding(tokens_BT, table.float()).to(table.dtype)
+
+
 def norm(w: Weights, name: str, x: Tensor, spec: GPTSpec) -> Tensor:
     """RMSNorm (arXiv 1910.07467) or LayerNorm (arXiv 1607.06450), with the gain and bias that the table has."""
     gain, bias = w.get(f"{name}.weight"), w.get(f"{name}.bias")
@@ -101,7 +107,7 @@ def attention(w: Weights, name: str, x_BTC: Tensor, tokens_BT: Tensor, mask_TT: 
     v = linear(w, f"{name}.v_proj", x_BTC).view(B, T, spec.kv_heads, spec.head_dim)
     if f"{name}.value_embed.weight" in w:
         # Value residual (arXiv 2410.17897) from a table of its own, gated per head; the gate starts at 1.
-        value = F.embedding(tokens_BT, w[f"{name}.value_embed.weight"]).view_as(v)
+        value = lookup(w, f"{name}.value_embed", tokens_BT).view_as(v)
         if spec.value_gate:
             gate_BTK = 2 * torch.sigmoid(linear(w, f"{name}.value_gate", x_BTC[..., : spec.value_gate_channels]))
             value = gate_BTK[..., None] * value
@@ -137,7 +143,7 @@ def block(w: Weights, i: int, x: Tensor, x0: Tensor, tokens_BT: Tensor, mask_TT:
 
 
 def embed(w: Weights, tokens_BT: Tensor, spec: GPTSpec) -> Tensor:
-    x = F.embedding(tokens_BT, w["embed.weight"])
+    x = lookup(w, "embed", tokens_BT)
     if spec.max_positions:
         x = x + w["positions.weight"][: tokens_BT.shape[1]]
     return norm(w, "embed_norm", x, spec) if spec.embed_norm else x

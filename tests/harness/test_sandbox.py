@@ -376,3 +376,13 @@ def test_a_process_starts_in_little_time(tmp_path: Path) -> None:
     taken = [float(subprocess.run([sys.executable, "-c", code, walls], cwd=assemble.PACKAGE, capture_output=True,
                                   check=True, text=True).stdout) for _ in range(3)]
     assert min(taken) < 0.05
+
+
+def test_a_cache_below_the_toolchain_is_not_granted_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lib", "src/app/cache/prepared", "src/other"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "src/app/cache")
+    monkeypatch.setattr(sandbox, "SYSTEM", (str(tmp_path),))
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "src/app/cache"))
+    run = {Path(p) for p in sandbox.walls([], tmp_path / "lib").run if Path(p).is_relative_to(tmp_path)}
+    assert run == {tmp_path / "lib", tmp_path / "src/other"}

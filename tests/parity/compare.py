@@ -34,7 +34,7 @@ SALT = 4321.0  # decides the dropout of the gradients that are compared
 BASE: dict[str, Any] = {
     "model.depth": 2, "model.width": 32, "model.head_dim": 16, "model.seq_len": 16, "model.mlp_ratio": 2.0,
     "batch.tokens_per_step": 96, "schedule.warmup_frac": 0.1, "model.value_gate_channels": 12,
-    # With the default of 1e-10 Adam's first step is the sign of a gradient, whatever its size: rounding
+    # With upstream's 1e-10 Adam's first step is the sign of a gradient, whatever its size: rounding
     # decides it for tiny gradients, and a gradient that is twice too large goes unseen.
     "optim.adam_eps": 1e-6,
     # At the default rates so small a model is chaotic: rounding grows to 1e-2 nats within 30 steps.
@@ -138,7 +138,8 @@ def torch_facts(p: Problem, steps: int) -> Facts:
         return {k: torch.tensor(v) for k, v in p.weights.items()}
 
     tokens, roles, weights = torch.tensor(p.batches[0]).long(), params.roles(p.spec), tensors()
-    grads, _ = gradients(lambda w: torch_model.loss(w, tokens, p.spec, torch.tensor(SALT)), p.spec)(tensors())
+    grads, _ = gradients(lambda w: torch_model.loss(w, tokens, p.spec, torch.tensor(SALT)),
+                         not p.spec.checkpoint)(tensors())
     moments = torch_optim.init(weights, roles, p.recipe.optim)
     for h, given in _given_gradients(p):
         torch_optim.update(weights, {k: torch.tensor(v) for k, v in given.items()}, moments,

@@ -181,3 +181,26 @@ def test_a_precision_the_device_lacks_is_refused() -> None:
 def test_a_backend_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(ValueError, match=r"'tpu'.*mlx, cuda, cpu"):
         backends.load("tpu")
+
+
+def test_a_loss_of_any_number_of_rows_is_their_mean(backend: Backend) -> None:
+    p = compare.problem("gradient accumulation")
+    state = backend.init(p.recipe, compare.VOCAB, dict(p.weights))
+    rows = np.concatenate([*p.batches[:2]])[: p.recipe.micro_rows + 1]
+    each = [backend.loss(state, row[None]) for row in rows]
+    assert backend.loss(state, rows) == pytest.approx(np.mean(each), abs=1e-5)
+
+
+def test_a_token_that_is_everywhere_keeps_its_whole_gradient_in_bf16(backend: Backend) -> None:
+    """Sums in bf16 stop growing at 256 times an addend."""
+    p = compare.problem("modern")
+    rng = np.random.default_rng(0)
+    tokens = np.where(rng.random((32, 257)) < 0.9, 3, rng.integers(0, compare.VOCAB, (32, 257))).astype(np.int32)
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        recipe = p.recipe.replace({"runtime.precision": precision})
+        state = backend.init(recipe, compare.VOCAB, dict(p.weights))
+        found[precision] = backend.gradients(state, tokens)[1]
+    for name in (n for n in p.weights if n.endswith("embed.weight")):
+        exact, low = (found[precision][name][3] for precision in ("float32", "bfloat16"))
+        assert np.linalg.norm(low - exact) < 0.1 * np.linalg.norm(exact), name

@@ -73,7 +73,8 @@ def chosen(name: str, tag: str | None) -> Model:
             if found.trial_id not in {t.id for t in experiment.trials}:
                 continue
             for trial in reversed(experiment.trials):
-                if trial.purpose == verify.PURPOSE and models.weights_path(study, trial).is_file():
+                measured = trial.purpose == verify.PURPOSE and trial.status == "ok"
+                if measured and models.weights_path(study, trial).is_file():
                     return models.of_trial(study, experiment, trial)
     return found
 

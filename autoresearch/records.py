@@ -10,8 +10,14 @@ from typing import Any
 
 BASELINE, REFERENCE = 0, -1  # experiment numbers with a fixed meaning; ideas count from 1
 
+SCORED_S = "scored_s"  # fact of a trial: how long scoring took
 MEMORY, MACHINE = "memory", "machine"  # causes of a failed trial: it ran out; the device or a process of ours failed
 VERDICTS = ("keep", "discard", "crash", "timeout", "invalid", "interrupted")
+
+
+def name_of(n: int) -> str:
+    """An experiment's, for people. Those below the reference are models that nobody proposed."""
+    return {REFERENCE: "reference", BASELINE: "baseline"}.get(n, f"#{n}" if n > 0 else "variant")
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class Trial:
     steps: int = 0
     tokens: int = 0
     train_s: float = 0.0  # by the supervisor's clock
-    total_s: float = 0.0  # start to scored
+    total_s: float = 0.0  # start to weights on disk; scoring comes after it
     params: int = 0
     peak_memory_bytes: int = 0
     utilisation: float | None = None  # of this machine's measured matmul ceiling
@@ -111,6 +117,15 @@ class Trial:
     log_tail: str = ""
     weights: str = ""  # path relative to the study's folder; "" when there are none
     facts: dict[str, Any] = field(default_factory=dict)  # device, backend, precision, digests
+
+    @property
+    def scored_s(self) -> float:
+        return float(self.facts.get(SCORED_S) or 0.0)
+
+    @property
+    def whole_s(self) -> float:
+        """Start to scored."""
+        return self.total_s + self.scored_s
 
     def bpb(self, split: str = "val") -> float | None:
         return next((s.bpb for s in self.scores if s.split == split), None)

@@ -49,13 +49,15 @@ def command(tag: str | None, prune: bool, as_json: bool) -> None:
             raise UserError(f"study {study.tag} has kept no change, so there is none to leave out",
                             f"Go on with it: ar loop --tag {study.tag}")
         lab = lab_of(study, found, view, until)
-        said, findings = "", ablate.findings(study.ledger, study.workspace)
+        said = ""
         with interruptible(until, view):
             trials = decide.CAREFUL.seeds * (len(known) + 1)
             view.note(f"{len(known)} kept changes: at most {trials} trials, {trials * lab.budget_s / 60:.0f} minutes "
                       "of training; fewer where the outcome is clear early")
-            ablate.run(lab, until)
-            findings = ablate.findings(study.ledger, study.workspace)
+            try:
+                ablate.run(lab, until)
+            finally:  # also of what was measured before a stop; pruning may make another champion
+                findings = ablate.findings(study.ledger, study.workspace)
             if prune and not until.asked:
                 said = _prune(lab, [f.n for f in findings if f.verdict == ablate.IDLE], until)
     for line in [json.dumps(asdict(f)) for f in findings] if as_json else table(findings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,7 +17,9 @@ from autoresearch.cli.sources import Size
 from autoresearch.cli.studying import Wanted, begin_or_continue, interruptible, lab_of, loop_of, plan_of, ratchet_option
 from autoresearch.cli.terminal import TerminalView, quoted
 from autoresearch.errors import UsageError, UserError
+from autoresearch.records import BASELINE
 from autoresearch.research import storage, verify
+from autoresearch.research.lab import Lab
 from autoresearch.research.loop import BaselineFailed
 from autoresearch.research.researchers.base import Researcher
 from autoresearch.research.researchers.playbook import Playbook
@@ -98,9 +101,8 @@ def night(wanted: Wanted, until: Until, verify_seeds: int, with_reference: bool,
                         write_report(study, found, samples=False)
                     raise
                 if not until.asked and verify_seeds:
-                    view.note(f"verifying on {verify_seeds} fresh seeds, all of val, confirm and the holdout")
                     until.deadline = until.deadline if reserve else None
-                    verify.verify(lab, reference, verify_seeds, until)
+                    verified(lab, reference, verify_seeds, until)
         except BaselineFailed as e:
             raise UserError(f"the baseline could not be trained: {e}", quoted(e.log_tail)) from None
         except KeyboardInterrupt:
@@ -110,15 +112,29 @@ def night(wanted: Wanted, until: Until, verify_seeds: int, with_reference: bool,
         return ending(study, str(page))
 
 
+def verified(lab: Lab, reference: Path | None, seeds: int, until: Until) -> None:
+    """What a night ends with, unless the study was only begun."""
+    if not any(e.n > BASELINE and e.verdict for e in lab.ledger.experiments()):
+        return
+    if verify.alone(lab, reference):
+        lab.view.note("nothing was kept, so there is nothing to verify")
+        return
+    lab.view.note(f"verifying on {seeds} fresh seeds, all of val, confirm and the holdout")
+    verify.verify(lab, reference, seeds, until)
+
+
 def ending(study: Study, page: str) -> str:
     """What the night came to, in a few lines."""
     from autoresearch.report.story import tell
 
     story = tell(study)
     lines = [f"study {study.tag}: {len(story.judged)} experiments, {len(story.kept)} kept"]
-    if story.baseline and story.champion and story.gain_percent is not None:
+    if story.baseline and story.champion and story.champion.n > BASELINE and story.gain_percent is not None:
         lines.append(f"val_bpb: baseline {story.baseline.bpb:.4f}, champion {story.champion.bpb:.4f} "
                      f"({-story.gain_percent:+.1f}%; the score it was selected by)")
+    elif story.baseline and story.baseline.bpb is not None:
+        nothing = "nothing was kept: " if story.judged else ""
+        lines.append(f"{nothing}the baseline stands at val_bpb {story.baseline.bpb:.4f}")
     if story.summary:
         lines.append(story.summary.sentence)
     return "\n".join([*lines, f"report: {page}"])

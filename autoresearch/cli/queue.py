@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 @click.option("-m", "--message", "hypothesis", default=None, help="What the experiment should do, in one line.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE",
               help="Change a key of the incumbent's recipe, such as model.depth=6; repeat for several.")
-@click.option("--patch", type=click.File("r", encoding="utf-8"), default=None,
+@click.option("--patch", type=click.File("rb"), default=None,
               help="Change its code: a patch as `git diff` writes it, of files in backends/gpt/; - reads it from "
                    "standard input.")
 @click.option("--remove", type=int, default=None, metavar="ID", help="Take an entry out again.")
 @click.option("--tag", default=None, help="Which study. Default: the last one.")
-def command(hypothesis: str | None, changes: tuple[str, ...], patch: IO[str] | None,
+def command(hypothesis: str | None, changes: tuple[str, ...], patch: IO[bytes] | None,
             remove: int | None, tag: str | None) -> None:
     """Put an experiment of your own next, before what the researcher proposes.
 
@@ -37,6 +37,7 @@ def command(hypothesis: str | None, changes: tuple[str, ...], patch: IO[str] | N
     """
     from autoresearch import paths
     from autoresearch.research import person
+    from autoresearch.research.ledger import unicode
     from autoresearch.research.study import Study
 
     asks = bool(changes or patch)
@@ -48,7 +49,7 @@ def command(hypothesis: str | None, changes: tuple[str, ...], patch: IO[str] | N
                 raise UserError(f"nothing waits as {remove}", "See what does with: ar queue")
             click.echo(f"removed {remove}")
         elif asks or hypothesis:
-            text, said = patch.read() if patch else "", " ".join((hypothesis or "").split())
+            text, said = read(patch) if patch else "", unicode(" ".join((hypothesis or "").split()))
             if not said:
                 raise UsageError("the experiment has no message", 'Say what it should do: -m "half the batch"')
             person.check(study.workspace, person.typed(changes), text)
@@ -57,6 +58,14 @@ def command(hypothesis: str | None, changes: tuple[str, ...], patch: IO[str] | N
             click.echo(turn(study), err=True)
         else:
             click.echo("\n".join(map(line, study.ledger.queue.waiting())) or "nothing is queued")
+
+
+def read(patch: IO[bytes]) -> str:
+    """Its lines as they end: a file may end them in its own way."""
+    try:
+        return patch.read().decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{patch.name} is not UTF-8 text", "Candidates are read by people: keep it text.") from None
 
 
 def line(queued: Queued) -> str:

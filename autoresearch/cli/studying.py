@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import signal
 import time
@@ -31,6 +32,7 @@ from autoresearch.research.loop import Loop
 from autoresearch.research.researchers.base import Researcher
 from autoresearch.research.study import Study
 from autoresearch.research.until import Paused, Until
+from autoresearch.research.workspace import git
 from backends.recipe import parse, preset_file
 
 DEFAULT_BUDGET_S = 300.0
@@ -149,6 +151,7 @@ def _begin(clone: Path, tag: str, wanted: Wanted, say: TerminalView) -> tuple[St
     if shutil.disk_usage(clone).free < 2 << 30:
         raise UserError(f"less than 2 GiB of disk space are free at {clone}",
                         "A study keeps weights and logs: free some.")
+    refuse_edits(clone, wanted.preset)
     start = preset_file(wanted.preset).read_text(encoding="utf-8") if wanted.preset else None
     study = Study.create(clone, tag, facts={
         "preset": wanted.preset, "start": start,  # TOML of the recipe to size; None: the clone's
@@ -158,6 +161,18 @@ def _begin(clone: Path, tag: str, wanted: Wanted, say: TerminalView) -> tuple[St
     say.note(f"new study {tag} on {found.name}, {study.ledger.fact('budget_s'):g} s a trial, {backend}; "
              f"branch {study.workspace.branch}")
     return study, found
+
+
+def refuse_edits(clone: Path, preset: str | None) -> None:
+    """The probe measures the files as they are, and a study begins with the commit: they must be the same."""
+    edited = os.fsdecode(git(clone, "status", "--porcelain", "-z", "--no-renames", "--", paths.CANDIDATE)).split("\0")
+    names = [line[3:] for line in edited if line and "__pycache__" not in line]
+    if preset:  # it is the recipe
+        names = [name for name in names if name != f"{paths.CANDIDATE}/recipe.toml"]
+    if names:
+        raise UserError(f"edits that are not committed would not be in the study: {', '.join(names[:3])}"
+                        + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
+                        f"Commit them (git add {paths.CANDIDATE} && git commit), or put them aside: git stash -u")
 
 
 def _current() -> Prepared | None:

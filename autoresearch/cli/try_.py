@@ -30,7 +30,8 @@ def command(hypothesis: str, tag: str | None, ratchet: str | None) -> None:
     """Train and judge the edit in the study's worktree, then commit or revert it.
 
     Edit files below studies/<tag>/worktree/backends/gpt/, then try them. Your own checkout is never touched. The last
-    line on standard output is one JSON object: experiment, verdict, val_bpb, incumbent_bpb, reason, commit.
+    line on standard output is one JSON object: experiment, verdict, val_bpb, incumbent_bpb, reason, commit, and log:
+    the end of a crash's log.
 
     \b
     Example:

@@ -59,6 +59,8 @@ def command(tag: str | None, seeds: int, with_reference: bool, with_target: bool
         with interruptible(until, view):
             reference = paths.clone() / "backends" / "reference.toml" if with_reference else None
             lab = lab_of(study, found, view, until)
+            if verify.alone(lab, reference):
+                raise _nothing(study)
             view.note(f"at most {verify.seconds(lab, reference, seeds) / 60:.0f} minutes")
             verify.verify(lab, reference, seeds, until)
             if with_target and champion.n != BASELINE and not until.asked:
@@ -66,11 +68,15 @@ def command(tag: str | None, seeds: int, with_reference: bool, with_target: bool
         summary = of_study(study)
         reached = horizon.target(study.ledger.experiments(), champion.n, lab.budget_s) if champion.n else None
     if summary is None and champion.n == BASELINE:
-        raise UserError("nothing was kept, so the baseline is compared with nothing",
-                        f"Go on with the study: ar loop --tag {study.tag}")
+        raise _nothing(study)
     if summary is None:
         raise UserError("verification did not finish, so there is nothing to say yet", "Run the same command again.")
     click.echo(json.dumps(_record(summary, reached)) if as_json else "\n".join(table(summary, reached)))
+
+
+def _nothing(study: Study) -> UserError:
+    return UserError("nothing was kept, so the baseline is compared with nothing",
+                     f"Go on with the study: ar loop --tag {study.tag}")
 
 
 def of_study(study: Study) -> Summary | None:

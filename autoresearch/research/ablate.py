@@ -12,10 +12,11 @@ journal, so the same call after a kill goes on where it was.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from autoresearch.paths import CANDIDATE
-from autoresearch.records import BASELINE, Experiment, Trial
+from autoresearch.records import BASELINE, MACHINE, Experiment, Trial
 from autoresearch.research import decide, gate, verify
 from autoresearch.research.decide import Fresh
 from autoresearch.research.judge import noise_of
@@ -178,7 +179,8 @@ def _finding(ledger: Ledger, change: Change, champion: Experiment) -> Finding:
     return Finding(change.n, change.hypothesis, said, "", statistics.fmean(gains), low, high, len(gains))
 
 
-def failure(trials: tuple[Trial, ...]) -> Trial | None:
-    """Of a seed that was not trained again successfully."""
-    good = {t.seed for t in trials if t.status == "ok"}
-    return next((t for t in trials if t.status in ("crash", "timeout", "invalid") and t.seed not in good), None)
+def failure(trials: Iterable[Trial]) -> Trial | None:
+    """Of a seed that was not trained again successfully. What the machine failed is not its own."""
+    own = [t for t in trials if t.facts.get("cause") != MACHINE]
+    good = {t.seed for t in own if t.status == "ok"}
+    return next((t for t in own if t.status in ("crash", "timeout", "invalid") and t.seed not in good), None)

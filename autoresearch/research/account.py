@@ -105,7 +105,7 @@ def arms(judged: Iterable[tuple[Experiment, float | None]], entries: Iterable[En
     for e, gain in judged:
         kept = e.verdict == "keep"
         add(e.researcher, experiments=1, kept=int(kept), gain_bpb=(gain or 0.0) if kept else 0.0,
-            trained_tokens=sum(t.tokens for t in e.trials), trained_s=sum(t.total_s for t in e.trials))
+            trained_tokens=sum(t.tokens for t in e.trials), trained_s=sum(t.whole_s for t in e.trials))
     for entry in entries:
         s = entry.spend
         add(s.researcher, requests=1, failed=int(s.status != "ok"), latency_s=s.latency_s, waited_s=s.waited_s,

@@ -15,6 +15,8 @@ from autoresearch.research.stack import Change, Entangled, applied
 from autoresearch.research.study import Study
 from autoresearch.research.workspace import GitError, git
 
+CANDIDATE_SHA = "Candidate"  # trailer of an adopted commit
+
 
 @dataclass(frozen=True)
 class Adopted:
@@ -29,7 +31,7 @@ def adopt(study: Study, changes: list[Change], known: list[Change]) -> list[Adop
     workspace, found, at = study.workspace, list[Adopted](), head
     files, brought = workspace.candidate_files(head), _brought(study)
     for change in changes:
-        if change.n in brought:
+        if change.sha in brought:
             found.append(Adopted(change, ""))
             continue
         try:
@@ -66,11 +68,11 @@ def _ready(study: Study) -> tuple[str, str]:
     return branch, study.workspace.resolve("HEAD")
 
 
-def _brought(study: Study) -> set[int]:
-    """Experiments whose commits are in the branch already, with whatever was built on them since."""
-    trailers = git(study.clone, "log", "--format=%(trailers:key=Experiment,valueonly)", "HEAD").decode(errors="replace")
-    ours = (line.removeprefix(f"{study.tag}/") for line in trailers.split() if line.startswith(f"{study.tag}/"))
-    return {int(n) for n in ours if n.isdecimal()}
+def _brought(study: Study) -> set[str]:
+    """Candidates that are in the branch already, themselves or adopted, with whatever was built on them since. A tag
+    and a number would not do: another study may have had the same tag."""
+    return set(git(study.clone, "log", f"--format=%H %(trailers:key={CANDIDATE_SHA},valueonly)", "HEAD").decode(
+        errors="replace").split())
 
 
 def _tied(change: Change, why: str, branch: str, changes: list[Change], known: list[Change]) -> UserError:
@@ -92,4 +94,4 @@ def _touches(earlier: Change, later: Change) -> bool:
 def _message(change: Change, tag: str) -> str:
     from autoresearch.research.loop import message
 
-    return f"{message(change.hypothesis, change.reason)}\n\nExperiment: {tag}/{change.n}"
+    return f"{message(change.hypothesis, change.reason)}\n\nExperiment: {tag}/{change.n}\n{CANDIDATE_SHA}: {change.sha}"

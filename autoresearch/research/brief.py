@@ -20,7 +20,6 @@ from autoresearch.research.researchers.base import Context
 from autoresearch.research.researchers.reading import Attempt, attempts, signals
 from backends.recipe import keys
 
-MOST_CHARS = 160_000  # of a whole brief, about 40,000 tokens
 BRIEF_CHARS, GUIDANCE_CHARS, HINTS_CHARS = 16_000, 8_000, 6_000
 FILES_CHARS, TAUGHT_CHARS, LOG_CHARS, FIELD_CHARS = 48_000, 18_000, 1_500, 140
 MOST_FILES = 50

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch.harness.text import line
-from autoresearch.records import BASELINE, REFERENCE, Experiment, Point, Trial
+from autoresearch.records import BASELINE, Experiment, Point, Trial, name_of
 from autoresearch.research.study import Study
 from autoresearch.research.view import View
 
@@ -64,10 +64,9 @@ class Teller(View):
 
     def trial_ended(self, trial: Trial) -> None:
         score = next(iter(trial.scores), None)
-        name = {REFERENCE: "reference", BASELINE: "baseline"}.get(trial.experiment, f"#{trial.experiment}")
-        name = "variant" if trial.experiment < REFERENCE else name
-        self._tell("trial_ended", label=name, seed=trial.seed, status=trial.status, reason=_short(trial.reason),
-                   split=score.split if score else None, bpb=score.bpb if score else None, steps=trial.steps,
+        self._tell("trial_ended", label=name_of(trial.experiment), seed=trial.seed, status=trial.status,
+                   reason=_short(trial.reason), split=score.split if score else None,
+                   bpb=score.bpb if score else None, steps=trial.steps,
                    tokens_per_s=trial.tokens / max(trial.train_s, 1e-9))
 
     def proposed(self, n: int, hypothesis: str, changes: dict[str, object]) -> None:

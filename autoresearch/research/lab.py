@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from autoresearch.harness import checkpoint, sandbox
 from autoresearch.harness.runner import RECORDS, Runner
 from autoresearch.harness.supervise import Outcome, TrialFailed
 from autoresearch.harness.text import cut, tail
-from autoresearch.records import BASELINE, REFERENCE, Point, Score, Trial
+from autoresearch.records import BASELINE, SCORED_S, Point, Score, Trial, name_of
 from autoresearch.research import decide, fair, futility, sizing, storage
 from autoresearch.research.ledger import Ledger
 from autoresearch.research.storage import Storage
@@ -26,6 +27,7 @@ from backends.recipe import Recipe
 from backends.spec import GPTSpec
 
 RETRIES_WHEN_INTERRUPTED = 2
+SCORED_ROWS = "scored_rows"  # fact of a trial: how many SCORED_S was for; it may have been scored on others since
 WRITTEN = "weights_sha256"  # fact of a trial: its file of weights when it was scored
 CURVE_POINTS = 200
 MAX_LOG_BYTES = 1 << 20  # of a trial's log, its end, that stay
@@ -44,7 +46,7 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        return self.name or {BASELINE: "baseline", REFERENCE: "reference"}.get(self.n, f"#{self.n}")
+        return self.name or name_of(self.n)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Lab:
             self.ledger.set_fact("val_rows", rows)
             self.ledger.set_fact("rows_settled", True)
         rows = self.ledger.fact("val_rows")
-        return [trial if trial.scores[0].rows >= rows else self._rescored(candidate, trial, rows) for trial in trials]
+        return [trial if trial.scores[0].rows == rows else self._rescored(candidate, trial, rows) for trial in trials]
 
     def _rows_wanted(self, trials: list[Trial]) -> int:
         nats = []
@@ -199,11 +201,13 @@ class Lab:
             if outcome.status == "ok" and outcome.weights:
                 self._check_device(outcome.facts.get("device"))
                 self.view.trial_event("scoring", None)
+                began = time.monotonic()
                 for split in splits:
                     if split != "val":
                         self.ledger.read(split, trial_id)
                     scores.append(self.runner.score(candidate.files, candidate.recipe, folder, outcome.weights, split,
                                                     rows, seconds))
+                outcome.facts |= {SCORED_S: time.monotonic() - began, SCORED_ROWS: sum(s.rows for s in scores)}
         except TrialFailed as e:
             outcome.status, outcome.reason, outcome.cause = e.status, e.reason, e.cause
             outcome.log_tail = tail(folder / "log.txt")

@@ -32,6 +32,7 @@ from autoresearch.research.account import SPENDING, Account
 from autoresearch.research.queue import QUEUE, Queue
 
 SCHEMA_VERSION = 2
+NEW_IN_2 = (SPENDING, QUEUE)  # tables that version 1 lacks
 BUSY_TIMEOUT_S = 30
 
 _SCHEMA = (
@@ -59,14 +60,13 @@ _SCHEMA = (
         PRIMARY KEY (trial, incumbent_trial))""",
     "CREATE INDEX pairs_by_experiment ON pairs (experiment)",
     "CREATE TABLE reads (split TEXT NOT NULL, trial INTEGER NOT NULL REFERENCES trials (id), at TEXT NOT NULL)",
-    SPENDING,
-    QUEUE,
+    *NEW_IN_2,
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 
 
-def _text(text: str) -> str:
-    """As UTF-8 can hold it: a candidate's output may carry half a surrogate pair."""
+def unicode(text: str) -> str:
+    """As UTF-8 can hold it: a candidate's output may carry half a surrogate pair, a command line any bytes."""
     return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
@@ -77,7 +77,11 @@ _EXPERIMENT_COLUMNS = ("n, parent, sha, researcher, hypothesis, evidence, change
 # What `end_trial` takes, with the type it is stored as: SQLite would store a NumPy integer as a blob.
 _MEASURED: dict[str, Callable[[Any], Any]] = {
     "steps": int, "tokens": int, "train_s": float, "total_s": float, "params": int, "peak_memory_bytes": int,
-    "utilisation": float, "log_tail": _text, "weights": str}
+    "utilisation": float, "log_tail": unicode, "weights": str}
+
+
+class LedgerError(UserError):
+    """The file, not what was to be written: it is in use, can't be written to, or is damaged."""
 
 
 class Ledger:
@@ -149,7 +153,7 @@ class Ledger:
             self._changed.add(int(n))
             db.execute(f"INSERT INTO experiments ({_EXPERIMENT_COLUMNS}) "
                        "VALUES (?, ?, '', ?, ?, ?, ?, ?, 'proposed', '', '', ?)",
-                       (n, parent, researcher, _text(hypothesis), _text(evidence), _json(changes), _json(recipe),
+                       (n, parent, researcher, unicode(hypothesis), unicode(evidence), _json(changes), _json(recipe),
                         _now()))
         assert n is not None
         return n
@@ -183,7 +187,7 @@ class Ledger:
                 return
             db.execute("UPDATE experiments SET state = 'decided', verdict = ?, reason = ?, "
                        "decided = (SELECT coalesce(max(decided), 0) + 1 FROM experiments) WHERE n = ?",
-                       (verdict, _text(reason), n))
+                       (verdict, unicode(reason), n))
 
     def finish(self, n: int) -> None:
         """What the verdict asks for has been done to the branch. A keep must have been decided first."""
@@ -215,7 +219,7 @@ class Ledger:
         if status != "ok" and status not in VERDICTS:
             raise ValueError(f"status {status!r}: must be ok or a verdict")
         values = {k: _MEASURED[k](v) for k, v in measured.items() if v is not None}
-        values |= {"status": status, "reason": _text(reason), "curve": _json([_point(p) for p in curve])}
+        values |= {"status": status, "reason": unicode(reason), "curve": _json([_point(p) for p in curve])}
         with self._transaction() as db:
             row = db.execute("SELECT status, facts, experiment FROM trials WHERE id = ?", (trial_id,)).fetchone()
             if row is None or row[0] != "running":
@@ -261,8 +265,10 @@ class Ledger:
         with self._transaction() as db:
             db.execute("INSERT INTO reads VALUES (?, ?, ?)", (split, trial_id, _now()))
 
-    def reads(self, split: str) -> int:
-        return int(self._rows("SELECT count(*) FROM reads WHERE split = ?", split)[0][0])
+    def reads(self, split: str, besides: str = "") -> int:
+        """How many looks there were, but for those of trials of the purpose `besides`."""
+        return int(self._rows("SELECT count(*) FROM reads JOIN trials ON trials.id = reads.trial "
+                              "WHERE split = ? AND purpose != ?", split, besides)[0][0])
 
     @property
     def account(self) -> Account:
@@ -288,9 +294,9 @@ class Ledger:
         return self._known[n]
 
     def incumbent(self) -> Experiment | None:
-        """The experiment kept last; the baseline counts as kept once it is decided without a fault."""
+        """The experiment kept last; the baseline too counts as kept."""
         found = self._rows("SELECT n FROM experiments WHERE n >= 0 AND state IN ('decided', 'done') "
-                           "AND (verdict = 'keep' OR (n = 0 AND verdict = '')) ORDER BY decided DESC LIMIT 1")
+                           "AND verdict = 'keep' ORDER BY decided DESC LIMIT 1")
         return self.experiment(found[0][0]) if found else None
 
     def _read_what_changed(self) -> None:
@@ -354,9 +360,15 @@ class Ledger:
             raise UserError(f"{self.path} is not a ledger of autoresearch",
                             "Move that file away, or start a new study with --tag.")
         if readonly:
+            if version < 2:  # nothing is written to it before somebody goes on with the study
+                for statement in NEW_IN_2:
+                    db.execute(statement.replace("CREATE TABLE", "CREATE TEMP TABLE"))
             return
         if version < 1:
             for statement in _SCHEMA:
+                db.execute(statement)
+        elif version < 2:
+            for statement in (*NEW_IN_2, f"PRAGMA user_version = {SCHEMA_VERSION}"):
                 db.execute(statement)
         db.execute("COMMIT")
         if (fault := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
@@ -383,17 +395,19 @@ class Ledger:
         except sqlite3.DatabaseError as e:
             message = str(e)
             if "readonly database" in message:
-                raise UserError(f"{self.path} can't be written to", "Check its permissions and the folder's.") from None
+                raise LedgerError(f"{self.path} can't be written to",
+                                  "Check its permissions and the folder's.") from None
             if "locked" in message or "busy" in message:
-                raise UserError(f"{self.path} has been in use by another program for {BUSY_TIMEOUT_S} s",
-                                "Close the program that has it open, then try again.") from None
+                raise LedgerError(f"{self.path} has been in use by another program for {BUSY_TIMEOUT_S} s",
+                                  "Close the program that has it open, then try again.") from None
             if "is full" in message:
-                raise UserError(f"no space left to write {self.path}", "Free some disk space, then continue.") from None
+                raise LedgerError(f"no space left to write {self.path}",
+                                  "Free some disk space, then continue.") from None
             if isinstance(e, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise ValueError(f"ledger: {message}") from e
             if "disk I/O error" in message or "unable to open" in message:
-                raise UserError(f"{self.path} can't be read or written: {message}",
-                                "Check the disk, and that the folder still exists and may be written to.") from None
+                raise LedgerError(f"{self.path} can't be read or written: {message}",
+                                  "Check the disk, and that the folder still exists and may be written to.") from None
             if isinstance(e, sqlite3.OperationalError) and "malformed" not in message:
                 raise  # an error of ours, such as a wrong statement
             raise _damaged(self.path, message) from None
@@ -411,11 +425,11 @@ class Ledger:
         return row[0], row[1], row[2]
 
 
-def _damaged(path: Path, what: str) -> UserError:
+def _damaged(path: Path, what: str) -> LedgerError:
     rescue = f'sqlite3 "{path}" .recover | sqlite3 rescued.sqlite'
-    return UserError(f"{path} is damaged: {what}",
-                     f"Put back a copy, or rescue what is in it with: {rescue}\n"
-                     f"  Every candidate is still in git. To go on without it, start a new study with --tag.")
+    return LedgerError(f"{path} is damaged: {what}",
+                       f"Put back a copy, or rescue what is in it with: {rescue}\n"
+                       f"  Every candidate is still in git. To go on without it, start a new study with --tag.")
 
 
 def _insert_score(db: sqlite3.Connection, trial_id: int, score: Score) -> None:

@@ -15,13 +15,14 @@ from autoresearch.records import BASELINE, MACHINE, Experiment
 from autoresearch.research import ablate, decide, gate, lighter, person
 from autoresearch.research.judge import BASELINE_SEEDS, Judge, Judgement, again, kind_of, used_files
 from autoresearch.research.lab import Candidate, Lab
+from autoresearch.research.ledger import LedgerError
 from autoresearch.research.queue import Queued
 from autoresearch.research.researchers.base import Context, NoProposal, Proposal, Researcher
 from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.researchers.repeats import repeat_of
 from autoresearch.research.simplicity import simpler
 from autoresearch.research.until import Paused, Until
-from autoresearch.research.workspace import BRIEF, GUIDANCE
+from autoresearch.research.workspace import BRIEF, GUIDANCE, GitError
 from backends.recipe import Recipe, RecipeError, edit, parse
 from backends.spec import GPTSpec
 
@@ -112,7 +113,9 @@ class Loop:
         for entry in ledger.queue.waiting():
             try:
                 experiment = self.commit(person.proposal_of(entry, self.lab.study.workspace))
-            except (UserError, RecipeError) as e:
+            except (GitError, LedgerError):  # says nothing of the experiment: it waits until that is mended
+                raise
+            except (UserError, ValueError) as e:
                 ledger.queue.became(entry.id, self._refused(entry, str(e)))
             else:
                 ledger.queue.became(entry.id, experiment.n)
@@ -330,7 +333,7 @@ class Loop:
 
     def typical_s(self) -> float:
         """What an experiment has been taking, from the last few trials."""
-        recent = [t.total_s for e in self.lab.ledger.experiments() for t in e.trials
+        recent = [t.whole_s for e in self.lab.ledger.experiments() for t in e.trials
                   if t.status == "ok" and t.purpose in ("screen", "repeat")][-5:]
         return 1.15 * max(recent, default=self.lab.budget_s + 20.0)
 

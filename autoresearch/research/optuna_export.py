@@ -22,6 +22,8 @@ def export(experiments: Sequence[Experiment], path: Path, name: str) -> int:
 
     if path.exists():
         raise UserError(f"{path} exists already", "Give the name of a new file.")
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {path.parent}", f"Make it first: mkdir -p {path.parent}")
     ideas = [e for e in experiments if e.n >= BASELINE and e.verdict]
     flats = [DEFAULTS | e.recipe for e in ideas]
     turned = {k.name: k for k in keys() if len({flat[k.name] for flat in flats}) > 1}

@@ -42,7 +42,9 @@ def check(workspace: Workspace, changes: dict[str, Any], patch: str) -> None:
     if text is None:
         raise UserError(f"the patch removes {CANDIDATE}/{gate.RECIPE}", "A candidate has a recipe: leave it there.")
     try:
-        edit(text, changes)
+        edit(text, changes).encode()
+    except UnicodeEncodeError:
+        raise UserError("the change of the recipe is not UTF-8 text", "Type it anew.") from None
     except RecipeError as e:
         raise UserError("the recipe can't be run: " + "\n  ".join(e.problems),
                         "What each key may be stands in backends/recipe.py") from None

@@ -10,9 +10,12 @@ batch stays that change. Trials are journalled; the same call goes on where it w
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, Experiment
 from autoresearch.research import ablate, dial, gate, horizon, verify
 from autoresearch.research.horizon import Race, Target
@@ -76,7 +79,8 @@ def plan(lab: Lab, depth: int, budget_s: float | None) -> Size:
     assert champion is not None
     small = Recipe().replace(champion.recipe)
     factor, vocab = depth / small.model.depth, _vocab(lab, small)
-    large = _sized(lab, small, factor)
+    with _possible(depth):
+        large = _sized(lab, small, factor)
     return Size(depth, factor, large, GPTSpec.of(large, vocab).params(),
                 budget_s or dial.seconds(small, large, vocab, lab.budget_s))
 
@@ -87,8 +91,9 @@ def arms(lab: Lab, size: Size, leave_out: bool) -> list[Candidate]:
     assert champion is not None
     workspace = lab.study.workspace
     whole = workspace.candidate_files(champion.sha)
-    found = [_arm(lab, size, _name(None, size, "The baseline"), baseline, workspace.candidate_files(baseline.sha)),
-             _arm(lab, size, _name(None, size, "The champion"), champion, whole)]
+    with _possible(size.depth):
+        found = [_arm(lab, size, _name(None, size, "The baseline"), baseline, workspace.candidate_files(baseline.sha)),
+                 _arm(lab, size, _name(None, size, "The champion"), champion, whole)]
     for change in ablate.changes(workspace, lab.ledger.experiments()) if leave_out else []:
         try:
             found.append(_arm(lab, size, _name(change, size), champion, ablate.left_out(whole, change), change.kind))
@@ -101,7 +106,8 @@ def run(lab: Lab, size: Size, candidates: list[Candidate], seeds: int, until: Un
     """In a lab with the size's budget, seed by seed so that a stop leaves whole comparisons."""
     for seed in range(verify.FIRST_SEED, verify.FIRST_SEED + seeds):
         for candidate in candidates:
-            if seed in _scores(lab, candidate, size) or ablate.failure(lab.ledger.experiment(candidate.n).trials):
+            trials = [t for t in lab.ledger.experiment(candidate.n).trials if t.budget_s == size.budget_s]
+            if seed in _scores(lab, candidate, size) or ablate.failure(trials):
                 continue
             if until.over(1.2 * size.budget_s):
                 return
@@ -154,6 +160,16 @@ def _arm(lab: Lab, size: Size, name: str, parent: Experiment, files: Files, kind
     before = recipe.flat()
     changed = edit(text, {k: v for k, v in large.items() if v != before.get(k)})
     return variant(lab, RESEARCHER, name, parent, files | {gate.RECIPE: changed.encode()}, kind)
+
+
+@contextlib.contextmanager
+def _possible(depth: int) -> Iterator[None]:
+    """The baseline may have another depth than the champion, so it can be beyond its range where that one is not."""
+    try:
+        yield
+    except RecipeError as e:
+        raise UserError(f"at depth {depth} of the champion a recipe can't be run: {e}", "Choose a smaller --depth.") \
+            from None
 
 
 def _sized(lab: Lab, recipe: Recipe, factor: float) -> Recipe:

@@ -52,6 +52,8 @@ class Queue:
 
     def remove(self, id: int) -> bool:
         """False where nothing of that id waits."""
+        if abs(id) >= 1 << 63:  # more than SQLite takes
+            return False
         with self.transaction() as db:
             return db.execute("DELETE FROM queue WHERE id = ? AND experiment IS NULL", (id,)).rowcount > 0
 

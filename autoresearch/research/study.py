@@ -217,9 +217,9 @@ def _owner(root: Path) -> int | None:
         return None
 
 
-def _try_flock(lock: IO[str]) -> bool:
+def _try_flock(lock: IO[str], how: int) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
         return True
     except BlockingIOError:
         return False
@@ -240,7 +240,8 @@ def _locked(root: Path, tag: str, announce: bool = True) -> Iterator[None]:
         return
     with lock:
         give_up = time.monotonic() + (LOCK_WAIT_S if announce else 0)
-        while not _try_flock(lock):
+        # Two that only look don't take each other for the owner.
+        while not _try_flock(lock, fcntl.LOCK_EX if announce else fcntl.LOCK_SH):
             if time.monotonic() > give_up:
                 pid = _owner(root)
                 raise UserError(f"study {tag!r} is in use by process {pid or '(unknown)'}", "Wait for it or stop it "

@@ -20,12 +20,12 @@ def variant(lab: Lab, researcher: str, name: str, parent: Experiment, files: Fil
     recipe = gate.check([], files, CANDIDATE, lab.runner.prepared.tokenizers())
     experiments = lab.ledger.experiments()
     found = next((e for e in experiments if is_variant(e, researcher, name, parent.sha, recipe)), None)
-    if found is None or found.state != "done":
-        n = found.n if found else min(REFERENCE, *(e.n for e in experiments)) - 1
+    n = found.n if found else min(REFERENCE, *(e.n for e in experiments)) - 1
+    if found is None or found.state == "proposed":
         record(lab, n, researcher, name, "", parent, files, recipe)
+    if found is None or found.state != "done":
         lab.ledger.finish(n)
-        return Candidate(n, files, recipe, kind, name)
-    return Candidate(found.n, files, recipe, kind, name)
+    return Candidate(n, files, recipe, kind, name)
 
 
 def is_variant(e: Experiment, researcher: str, name: str, parent: str, recipe: Recipe | None = None) -> bool:

@@ -1,6 +1,7 @@
 """Verification: champion, baseline and the fixed reference on fresh seeds, and on text that selected nothing.
 
     verify      run what is missing
+    alone       whether there is nothing to compare
     seconds     how long that takes
     summarise   what the trials say: gains with intervals, what selection flattered, and one sentence
 
@@ -20,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch.paths import CANDIDATE
-from autoresearch.records import BASELINE, REFERENCE, Experiment, Trial, last_kept
+from autoresearch.records import BASELINE, REFERENCE, Experiment, last_kept
 from autoresearch.research import gate
-from autoresearch.research.lab import Candidate, Lab
+from autoresearch.research.lab import SCORED_ROWS, Candidate, Lab
 from autoresearch.research.paired import Gain, gain, half_width
 from autoresearch.research.until import Until
-from backends.recipe import load
+from backends.recipe import Recipe, load
 
 PURPOSE = "verify"
 FIRST_SEED = 1001  # never used for deciding
@@ -52,7 +53,7 @@ class Summary:
     gains: list[Gain]  # of the champion on confirm, over the reference and the baseline
     sentence: str  # the headline, and what the reference adds to it
     splits: dict[str, Gain] = field(default_factory=dict)  # of the champion over the baseline
-    claimed_bpb: float | None = None  # the same gain by the trials that selected it
+    claimed_bpb: float | None = None  # the same gain on val, on the seed that ideas are screened on
     looks: int = 0  # at the holdout, of this study; the last one is this champion's if it has a gain there
 
     @property
@@ -63,7 +64,8 @@ class Summary:
 
 
 def verify(lab: Lab, reference: Path | None, seeds: int, until: Until) -> None:
-    """Trials that are missing, seed by seed over all arms so that a stop leaves whole pairs."""
+    """Trials that are missing, seed by seed over all arms so that a stop leaves whole pairs. None where the baseline
+    would be compared with nothing."""
     champion = lab.ledger.incumbent()
     if champion is None:
         return
@@ -71,6 +73,8 @@ def verify(lab: Lab, reference: Path | None, seeds: int, until: Until) -> None:
     arms = [candidate(lab, experiments[n]) for n in dict.fromkeys((BASELINE, champion.n))]
     if reference is not None and (arm := _reference(lab, reference)):
         arms.insert(0, arm)
+    if len(arms) < 2:
+        return
     looked = _look(lab, champion.n, seeds)
     for i in range(seeds):
         for arm in arms:
@@ -82,6 +86,12 @@ def verify(lab: Lab, reference: Path | None, seeds: int, until: Until) -> None:
                 return
             # The champion's first weights stay: a model to hand on, whose own scores selected nothing.
             lab.extra(arm, FIRST_SEED + i, PURPOSE, splits, keep=arm.n == champion.n and i == 0)
+
+
+def alone(lab: Lab, reference: Path | None) -> bool:
+    """Whether there is only the baseline, and nothing to compare it with."""
+    champion = lab.ledger.incumbent()
+    return reference is None and champion is not None and champion.n == BASELINE
 
 
 def seconds(lab: Lab, reference: Path | None, seeds: int) -> float:
@@ -144,15 +154,15 @@ def interval(bpb: list[float]) -> str:
 
 
 def optimism(summary: Summary) -> str:
-    """What the study claims for its champion against what fresh seeds give on the same split, in words; or ""."""
+    """What the study shows for its champion against what fresh seeds give on the same split, in words; or ""."""
     claimed, flattered = summary.claimed_bpb, summary.optimism_bpb
     if claimed is None or flattered is None:
         return ""
     fresh = summary.splits["val"]
-    told = f"The trials that selected it claim {claimed:.4f} on val; fresh seeds give {fresh.mean_bpb:.4f} there"
+    told = f"On the screening seed the study shows {claimed:.4f} on val; fresh seeds give {fresh.mean_bpb:.4f} there"
     if flattered <= 0:
         return f"{told}: selecting flattered nothing."
-    share = f" ({100 * flattered / claimed:.0f}% of the claim)" if claimed > 0 else ""
+    share = f" ({100 * flattered / claimed:.0f}% of it)" if claimed > 0 else ""
     return f"{told}: selecting flattered the gain by {flattered:.4f}{share}."
 
 
@@ -175,7 +185,12 @@ def _reference(lab: Lab, path: Path) -> Candidate | None:
                       "for this text")
         return None
     base = lab.ledger.fact("base")
-    if all(e.n != REFERENCE for e in lab.ledger.experiments()):
+    known = next((e for e in lab.ledger.experiments() if e.n == REFERENCE), None)
+    if known and Recipe().replace(known.recipe) != recipe:  # a mean over trials of two recipes is nobody's
+        lab.view.note(f"no new trials of the reference recipe: {path.name} has changed since this study was first "
+                      "compared with it")
+        return None
+    if known is None:
         lab.ledger.propose(n=REFERENCE, parent=base, researcher="reference", hypothesis="The fixed reference recipe",
                            evidence="", changes={}, recipe=recipe.flat())
         lab.ledger.commit(REFERENCE, base)
@@ -202,19 +217,14 @@ def _look(lab: Lab, champion: int, seeds: int) -> int:
 
 def _trial_s(lab: Lab) -> float:
     """Of one verified trial. Before there is one, from the baseline's: what these took to score, for all that is to be
-    scored."""
-    verified = [t.total_s for e in lab.ledger.experiments() for t in e.trials if t.purpose == PURPOSE and t.scores]
+    scored; starting the scorer is counted with every row, so that this is rather too long."""
+    verified = [t.whole_s for e in lab.ledger.experiments() for t in e.trials if t.purpose == PURPOSE and t.scores]
     if verified:
         return 1.1 * max(verified)
     baseline = lab.ledger.experiment(BASELINE).screens()
     splits = lab.runner.prepared.manifest.splits
-    whole = sum(splits[name].bytes for name in (*SPLITS, "holdout"))
-    return 1.1 * max((t.total_s + (whole / t.scores[0].bytes - 1) * _scoring_s(t) for t in baseline), default=0.0)
-
-
-def _scoring_s(trial: Trial) -> float:
-    """And what comes before and after it, so that this is rather too long."""
-    return max(0.0, trial.total_s - trial.train_s - float(trial.facts.get("warmup_s") or 0.0))
+    whole = sum(splits[name].rows for name in (*SPLITS, "holdout"))
+    return 1.1 * max((t.total_s + whole / t.facts.get(SCORED_ROWS, whole) * t.scored_s for t in baseline), default=0.0)
 
 
 def _is_done(experiment: Experiment, seed: int, splits: tuple[str, ...]) -> bool:

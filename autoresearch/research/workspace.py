@@ -62,7 +62,8 @@ def git(cwd: Path, *args: str, stdin: bytes | None = None, env: Mapping[str, str
     while True:
         try:
             done = subprocess.run(["git", *_options(), *args], cwd=cwd, env=full_env, capture_output=True,
-                                  input=b"" if stdin is None else stdin, timeout=HANGS_S)
+                                  input=b"" if stdin is None else stdin, timeout=HANGS_S,
+                                  process_group=0)  # the Ctrl-C that asks for a stop in good order isn't for it
         except subprocess.TimeoutExpired:
             raise GitError(f"git {args[0]} in {cwd} gave no answer within {HANGS_S:.0f} s",
                            "Look whether the disk answers, then run the same command again.") from None
@@ -241,7 +242,7 @@ class Workspace:
                 lines.append(f"100644 {blob}\t{path}")
         with self._index(commit) as env:
             if lines:
-                self._git("update-index", "-z", "--index-info", stdin=("\0".join(lines) + "\0").encode(), env=env)
+                self._git("update-index", "-z", "--index-info", stdin=os.fsencode("\0".join(lines) + "\0"), env=env)
             return self._git("write-tree", env=env).decode().strip()
 
     def commit_worktree(self, parent: str, message: str, n: int) -> str | None:
@@ -258,6 +259,8 @@ class Workspace:
             try:
                 self._git("apply", "--cached", "--whitespace=nowarn", "-", stdin=patch, env=env)
             except GitError as e:
+                if e.code is None or e.code < 0:  # killed or hung: the patch may be a good one
+                    raise
                 said = "; ".join(line.removeprefix("error: ") for line in e.stderr.splitlines()[-3:])
                 raise UserError(f"the patch does not apply to {parent[:7]}, the incumbent: {said}",
                                 "Make it in the study's worktree or against it, with paths from the root of the "
@@ -458,7 +461,8 @@ class Workspace:
             return True
 
     def _remove_leftovers(self) -> None:
-        """Of processes that were killed. Whoever calls this holds the study's lock, so none of them lives."""
+        """Of processes that were killed. `ar queue --patch` and `ar adopt` use one for a moment without the study's
+        lock; where this hits them, they fail and change nothing."""
         for folder in self.worktree.parent.glob(f"{INDEX}*"):
             shutil.rmtree(folder, ignore_errors=True)
 

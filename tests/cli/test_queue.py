@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch.cli import run, shell
+from autoresearch.research.study import Study
 from tests.report.made import Made, repository
 
 
@@ -50,7 +51,20 @@ def test_a_patch_is_kept_with_its_lines_counted(ar, tmp_path: Path) -> None:
     (("-m", "x", "--patch", "no.patch"), "No such file", 2),
     (("--remove", "77"), "nothing waits as 77", 1),
     (("--remove", "1", "--set", "model.depth=2"), "--remove takes an entry out", 2),
+    (("--remove", "9" * 20), f"nothing waits as {'9' * 20}", 1),
+    (("-m", "x", "--set", "data.tokenizer=\udcff"), "is not UTF-8 text", 1),
 ])
 def test_a_wrong_wish_is_a_sentence(ar, args: tuple[str, ...], said: str, code: int) -> None:
     out, err = ar(*args, code=code)
     assert said in err and out == "" and ar()[0] == "nothing is queued\n"
+
+
+def test_a_patch_stays_as_its_lines_end_and_must_be_text(ar, tmp_path: Path) -> None:
+    patch = b"--- /dev/null\n+++ b/backends/gpt/extra.py\n@@ -0,0 +1 @@\n+TWO = 2\r\n"
+    (tmp_path / "my.patch").write_bytes(patch)
+    ar("-m", "two \udcff", "--patch", "my.patch")
+    with Study.open(tmp_path, readonly=True) as study:
+        [queued] = study.ledger.queue.waiting()
+    assert (queued.hypothesis, queued.patch.encode()) == ("two ?", patch)
+    (tmp_path / "my.patch").write_bytes(patch.replace(b"TWO", b"\xff"))
+    assert "my.patch is not UTF-8 text" in ar("-m", "x", "--patch", "my.patch", code=1)[1]

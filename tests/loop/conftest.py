@@ -133,7 +133,7 @@ class Place:
 def make_clone(folder: Path, recipe: str = RECIPE) -> Path:
     """A repository with the real candidate, but for a small recipe and an MLX model that hardly learns."""
     shutil.copytree(ROOT / "backends/gpt", folder / "backends/gpt", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "backends/reference.toml", folder / "backends")
+    (folder / "backends/reference.toml").write_text(RECIPE)  # the real one's tokenizer is not prepared here
     (folder / RECIPE_FILE).write_text(recipe)
     model = (folder / MODEL_FILE).read_text()
     assert model.count(RIGHT) == 1

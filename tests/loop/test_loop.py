@@ -97,7 +97,7 @@ def test_verification_scores_whole_splits_and_counts_every_look(place: Place, te
     before = {t.id for e in place.experiments() for t in e.trials}
     with place.study() as study:
         reads = {split: study.ledger.reads(split) for split in ("confirm", "holdout")}
-    place.ar("loop", "--tag", TAG, "--experiments", "0", "--verify-seeds", "2")
+    place.ar("verify", "--tag", TAG, "--seeds", "2")
     with place.study() as study:
         new = [t for e in study.ledger.experiments() for t in e.trials if t.id not in before]
         assert new and {t.purpose for t in new} == {"verify"} and {t.status for t in new} == {"ok"}

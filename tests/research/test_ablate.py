@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from autoresearch.errors import UserError
+from autoresearch.records import MACHINE, Trial
 from autoresearch.research import ablate, replay
 from autoresearch.research.ablate import Finding
 from autoresearch.research.lab import Lab
+from autoresearch.research.ledger import Ledger
 from autoresearch.research.loop import Loop
 from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.stack import stack
@@ -160,3 +162,28 @@ def test_code_of_one_framework_is_listed_as_to_be_ported(night: Night) -> None:
     with pytest.raises(UserError, match="#0 is the baseline"):
         replay.check(base, "cpu")
     assert night.trials("replay") == []
+
+
+# What is no finding
+
+
+def test_an_ablation_that_was_killed_while_it_made_a_model_goes_on(night: Night,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    n, lab = night.keep(optim__matrix_lr=0.02), night.lab()
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    for step in ("commit", "finish"):  # nothing of it is committed; all but the last step is done
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(Ledger, step, killed)
+            ablate.run(lab, Until())
+    ablate.run(lab, Until())
+    assert found(night)[n].verdict == "earns"
+    assert len([e for e in lab.ledger.experiments() if e.n < 0]) == 1
+
+
+def test_a_crash_of_the_machine_is_not_the_candidates() -> None:
+    trial = Trial(1, 1, 2001, "ablate", "crash", 300.0, "", "the device was lost", facts={"cause": MACHINE})
+    assert ablate.failure([trial]) is None
+    assert ablate.failure([replace(trial, facts={})]) == replace(trial, facts={})

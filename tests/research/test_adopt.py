@@ -135,3 +135,11 @@ def test_the_studys_own_branch_and_refs_stay_as_they_are(made: Made, capsys: pyt
     assert git(made.study.clone, "for-each-ref", "refs/autoresearch", "refs/heads/autoresearch") == refs
     with Study.open(made.study.clone, "mar8") as study, study.lock():
         study.reconcile()
+
+
+def test_another_study_of_the_same_tag_is_not_taken_for_this_one(
+        made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    git(made.study.clone, "commit", "-q", "--allow-empty", "-m", "Something else\n\nExperiment: mar8/1")
+    said = adopt(capsys, "1")
+    assert "(already there)" not in said and parse((made.study.clone / RECIPE).read_text()).optim.matrix_lr == 0.02
+    assert adopt(capsys, "1").startswith("(already there)")

@@ -76,7 +76,7 @@ def test_what_selecting_added_is_the_claim_less_what_fresh_seeds_give_on_the_sam
     assert {split: round(g.mean_bpb, 6) for split, g in summary.splits.items()} \
         == {"val": 0.06, "confirm": 0.05, "holdout": 0.04}
     assert "0.0500 bits per byte (2.3%) below the baseline on the confirm split" in summary.sentence
-    assert "claim 0.1000 on val; fresh seeds give 0.0600 there: selecting flattered the gain by 0.0400 (40% of" \
+    assert "shows 0.1000 on val; fresh seeds give 0.0600 there: selecting flattered the gain by 0.0400 (40% of" \
         in verify.optimism(summary)
     assert "read once for this pair: +0.0400 bits per byte" in verify.holdout(summary) and summary.splits[
         "holdout"].seeds == 2

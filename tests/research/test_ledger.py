@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sqlite3
 import subprocess
@@ -320,3 +321,19 @@ def test_a_missing_ledger_or_a_folder_in_its_place_is_explained(tmp_path: Path):
         Ledger.open(tmp_path / "ledger.sqlite", readonly=True)
     with pytest.raises(UserError, match="can't"):
         Ledger.open(tmp_path)
+
+
+def test_a_ledger_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_when_it_is_written(tmp_path: Path):
+    path = tmp_path / "ledger.sqlite"
+    with Ledger.open(path) as ledger:
+        ledger.set_fact("created", "long ago")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for statement in ("DROP TABLE spending", "DROP TABLE queue", "PRAGMA user_version = 1"):
+            db.execute(statement)
+    with Ledger.open(path, readonly=True) as ledger:
+        assert ledger.fact("created") == "long ago"
+        assert ledger.account.entries() == [] and ledger.queue.waiting() == []
+    with Ledger.open(path) as ledger:
+        assert ledger.queue.add("deeper", {"model.depth": 6}) == 1
+    with Ledger.open(path, readonly=True) as ledger:
+        assert [q.hypothesis for q in ledger.queue.waiting()] == ["deeper"] and ledger.fact("created") == "long ago"

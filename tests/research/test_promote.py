@@ -129,3 +129,11 @@ def test_the_champions_own_depth_changes_nothing(night: Night) -> None:
     size = promote.plan(lab, 1, None)
     assert size.budget_s == lab.budget_s and size.recipe == parse(START).replace(
         {"model.qk_scale": 1.2, "optim.adam_beta2": 0.9})
+
+
+def test_a_depth_that_the_baseline_can_not_have_is_a_sentence(night: Night) -> None:
+    lab = night.lab()
+    beyond = replace(promote.plan(lab, 1, None), depth=60, factor=60.0)
+    with pytest.raises(UserError, match=r"at depth 60 of the champion a recipe can't be run: model.depth") as e:
+        promote.arms(lab, beyond, False)
+    assert "smaller --depth" in e.value.hint

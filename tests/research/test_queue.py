@@ -11,9 +11,13 @@ import pytest
 
 from autoresearch.errors import UserError
 from autoresearch.research import person
-from autoresearch.research.ledger import Ledger
+from autoresearch.research.ledger import Ledger, LedgerError
+from autoresearch.research.loop import Loop
 from autoresearch.research.queue import Queued
-from autoresearch.research.workspace import Workspace
+from autoresearch.research.researchers.playbook import Playbook
+from autoresearch.research.until import Until
+from autoresearch.research.workspace import GitError, Workspace
+from tests.research.planted import Night
 
 ID = ("-c", "user.name=A Person", "-c", "user.email=person@example.org")
 RECIPE = "backends/gpt/recipe.toml"
@@ -138,3 +142,58 @@ def test_checking_changes_nothing(workspace: Workspace) -> None:
     person.check(workspace, {"model.depth": 6}, patch_of(workspace, backends__gpt__new_py="NEW = 1\n"))
     assert workspace.head() == before and not (workspace.worktree / "backends/gpt/new.py").exists()
     assert json.dumps(sorted(workspace.candidate_files(before))) == '["model.py", "old.py", "recipe.toml"]'
+
+
+@pytest.mark.parametrize("code", [None, -9])
+def test_a_git_that_hung_or_was_killed_says_nothing_of_the_patch(workspace: Workspace, code: int | None,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    patch, real = patch_of(workspace, backends__gpt__new_py="NEW = 1\n"), workspace._git
+
+    def failing(*args: str, **more: object) -> bytes:
+        if args[0] == "apply":
+            raise GitError("git apply gave no answer", "", code=code)
+        return real(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(workspace, "_git", failing)
+    with pytest.raises(GitError):
+        person.proposal_of(queued(patch), workspace)
+
+
+# When its turn comes
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Iterator[Night]:
+    night = Night.create(tmp_path, lambda recipe, files: 2.0)
+    yield night
+    night.made.study.close()
+
+
+@pytest.mark.parametrize(("owner", "step", "fault"), [
+    (Workspace, "propose_commit", GitError("git hangs", "")), (Ledger, "commit", LedgerError("it is locked", ""))])
+def test_what_fails_for_another_reason_waits_until_that_is_mended(night: Night, monkeypatch: pytest.MonkeyPatch,
+                                                                  owner: type, step: str, fault: UserError) -> None:
+    ledger, loop = night.made.study.ledger, Loop(night.lab(), Playbook(), {}, Until())
+    ledger.queue.add("calmer", {"optim.matrix_lr": 0.01})
+
+    def fail(*args: object, **more: object) -> None:
+        raise fault
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, step, fail)
+        with pytest.raises(type(fault)):
+            loop.next_queued()
+    assert [q.hypothesis for q in ledger.queue.waiting()] == ["calmer"]
+    found = loop.next_queued()
+    assert found is not None and found.hypothesis == "calmer" and ledger.queue.waiting() == []
+
+
+def test_what_is_not_unicode_is_invalid_and_does_not_end_the_night(night: Night) -> None:
+    ledger, loop = night.made.study.ledger, Loop(night.lab(), Playbook(), {}, Until())
+    ledger.queue.add("a strange name", {}, '--- /dev/null\n+++ "b/backends/gpt/\\377.py"\n@@ -0,0 +1 @@\n+x = 1\n')
+    ledger.queue.add("a strange word", {"data.tokenizer": "\udcff"})
+    name = loop.next_queued()
+    assert name is not None and loop.judge(name) is not None
+    assert loop.next_queued() is None and ledger.queue.waiting() == []
+    named, word = (ledger.experiment(n) for n in (name.n, name.n + 1))
+    assert named.verdict == word.verdict == "invalid" and "names consist of the letters" in named.reason

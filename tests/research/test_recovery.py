@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import multiprocessing
 import os
@@ -305,3 +306,11 @@ def test_nothing_is_made_where_no_study_can_start(tmp_path: Path):
     with pytest.raises(UserError, match="not a git repository"):
         Study.create(tmp_path, "mar8")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_that_only_look_for_the_owner_do_not_take_each_other_for_it(study: Study):
+    with study.lock():
+        pass
+    with (study.root / "lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        assert study.owner() is None

@@ -226,3 +226,8 @@ def test_optuna_reads_what_is_exported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already"):
         export(study.ledger, path, "mar8")
     assert [p.name for p in tmp_path.iterdir()] == ["study.db"]
+
+
+def test_an_export_to_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        export([], tmp_path / "missing" / "night.db", "mar8")

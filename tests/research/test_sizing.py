@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from autoresearch.records import BASELINE
+from autoresearch.research import verify
 from autoresearch.research.sizing import SHARE, choice_error_bpb, rows_wanted
+from tests.research.planted import Night
 
 ROWS, LN2 = 20_000, math.log(2)
 
@@ -43,3 +47,18 @@ def test_as_many_rows_as_the_spread_asks_for() -> None:
     assert rows_wanted(nats_SR[:, few], bytes_R[few], 0.005, ROWS) == pytest.approx(4 * wanted, rel=0.01)
     assert rows_wanted(nats_SR[:, few], bytes_R[few], 1.0, ROWS) == 100, "never fewer than there are"
     assert rows_wanted(nats_SR[:, few], bytes_R[few], 1e-4, 5000) == 5000, "never more than the split has"
+
+
+def test_all_seeds_of_a_baseline_end_on_the_same_rows(tmp_path: Path) -> None:
+    """Also where a kill came between the end of the first trial and the note of its rows."""
+    night = Night.create(tmp_path, lambda recipe, files: 2.0)
+    lab = night.lab()
+    baseline = verify.candidate(lab, lab.ledger.experiment(BASELINE))
+    lab.ledger.set_fact("val_rows", 8)
+    many = lab.screen(baseline, 7)
+    lab.ledger.set_fact("val_rows", 6)
+    lab.ledger.set_fact("rows_settled", True)
+    settled = lab.settle_rows(baseline, [many, lab.screen(baseline, 8)])
+    assert many.scores[0].rows == 8 and [t.scores[0].rows for t in settled] == [6, 6]
+    assert {t.scores[0].rows for t in lab.ledger.experiment(BASELINE).trials if t.seed > 6} == {6}
+    night.made.study.close()

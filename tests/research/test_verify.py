@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from autoresearch.cli import loop
 from autoresearch.cli.verify import table
-from autoresearch.records import BASELINE
+from autoresearch.records import BASELINE, REFERENCE
 from autoresearch.research import horizon, verify
 from autoresearch.research.until import Until
 from autoresearch.research.verify import FIRST_SEED, LOOKS, Summary
 from backends.recipe import Recipe
+from tests.report.made import START
 from tests.research.planted import Night, Planted
 
 
@@ -84,7 +88,7 @@ def test_the_holdout_is_read_once_for_a_pair_however_often_it_is_verified(night:
 def test_the_holdout_is_not_spent_on_a_baseline_alone_or_on_few_seeds(night: Night) -> None:
     reads = night.made.study.ledger.reads
     verify.verify(night.lab(), None, 5, Until())
-    assert reads("holdout") == 0 and night.trials("verify") == [(0, seed) for seed in range(1001, 1006)]
+    assert verify.alone(night.lab(), None) and night.trials("verify") == [], "there is nothing to compare it with"
     n = night.keep(optim__matrix_lr=0.02)
     verify.verify(night.lab(), None, 4, Until())
     assert reads("holdout") == 0 and summary_of(night).splits["confirm"].seeds == 4 and verify.holdout(
@@ -108,9 +112,35 @@ def test_the_time_it_takes_is_known_beforehand_and_falls_with_what_is_done(night
     night.keep(optim__matrix_lr=0.02)
     lab = night.lab()
     before = verify.seconds(lab, None, 5)
-    assert before == pytest.approx(10 * 1.1 * 320, rel=0.2)
+    assert before == pytest.approx(10 * 1.1 * 320), "as long as the baseline's"
     verify.verify(lab, None, 5, Until())
-    assert verify.seconds(lab, None, 5) == pytest.approx(before / 2, rel=0.01), "the next champion is counted"
+    assert verify.seconds(lab, None, 5) == pytest.approx(5 * 1.1 * 300, rel=0.01), "the next champion is counted"
+
+
+def test_the_time_it_takes_includes_scoring_of_all_that_is_scored(night: Night,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0.0, 40.0)
+    monkeypatch.setattr("autoresearch.research.lab.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    lab = night.lab()
+    trial = lab.screen(verify.candidate(lab, lab.ledger.experiment(BASELINE)), 4)
+    assert (trial.total_s, trial.scored_s, trial.whole_s) == (300.0, 40.0, 340.0)
+    night.keep(optim__matrix_lr=0.02)
+    assert verify.seconds(lab, None, 1) == pytest.approx(2 * 1.1 * (300 + 3 * 40)), "10 rows of 30"
+    verify.verify(lab, None, 1, Until())
+    assert verify.seconds(lab, None, 1) == pytest.approx(1.1 * 340)
+
+
+def test_trials_of_another_reference_recipe_are_not_mixed_with_the_first_ones(night: Night, tmp_path: Path) -> None:
+    night.keep(optim__matrix_lr=0.02)
+    reference, lab, said = tmp_path / "reference.toml", night.lab(), list[str]()
+    lab.view.note = said.append  # type: ignore[method-assign]
+    reference.write_text(START)
+    verify.verify(lab, reference, 1, Until())
+    reference.write_text(START.replace("depth = 1", "depth = 2"))
+    verify.verify(lab, reference, 2, Until())
+    assert [seed for n, seed in night.trials("verify") if n == REFERENCE] == [1001]
+    assert said == ["no new trials of the reference recipe: reference.toml has changed since this study was first "
+                    "compared with it"]
 
 
 def test_the_table_for_people_ends_with_the_sentence_to_quote(night: Night) -> None:
@@ -122,8 +152,21 @@ def test_the_table_for_people_ends_with_the_sentence_to_quote(night: Night) -> N
     assert champion.split()[-4] == "5"
     told = "\n".join(said)
     assert re.search(r"^below the baseline on val: \+0\.0(39|40)\d bits per byte \(\+2\.0%\), 95%", told, re.MULTILINE)
-    assert re.search(r"The trials that selected it claim 0\.0(39|40)\d on val", told)
+    assert re.search(r"On the screening seed the study shows 0\.0(39|40)\d on val", told)
     assert last == summary_of(night).sentence and "5 fresh seeds" in last
+
+
+def test_a_night_verifies_what_was_tried_and_not_a_study_that_was_only_begun(night: Night, tmp_path: Path) -> None:
+    reference, lab, said = tmp_path / "reference.toml", night.lab(), list[str]()
+    reference.write_text(START)
+    lab.view.note = said.append  # type: ignore[method-assign]
+    loop.verified(lab, reference, 2, Until())
+    assert said == [] and night.trials("verify") == []
+    night.made.idea("discard", 2.1)
+    loop.verified(lab, None, 2, Until())
+    assert said.pop() == "nothing was kept, so there is nothing to verify" and night.trials("verify") == []
+    loop.verified(lab, reference, 2, Until())
+    assert night.trials("verify") == [(n, seed) for seed in (1001, 1002) for n in (REFERENCE, BASELINE)]
 
 
 # Time to target

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -380,3 +381,8 @@ def test_a_git_that_does_not_answer_is_not_waited_for_for_ever(workspace: Worksp
     monkeypatch.setenv("PATH", str(hangs.parent), prepend=os.pathsep)
     with pytest.raises(UserError, match=r"git rev-parse in .* gave no answer"):
         workspace.head()
+
+
+def test_a_git_at_work_does_not_hear_the_ctrl_c_of_its_terminal(repo: Path):
+    alias = f"alias.group=!{sys.executable} -c 'import os; print(os.getpgrp())'"
+    assert int(git(repo, "-c", alias, "group")) != os.getpgrp()

@@ -18,7 +18,8 @@ from autoresearch.research.account import arms
 from autoresearch.research.prices import prices
 from autoresearch.research.researchers.backed import Backed
 from autoresearch.research.researchers.base import Context, NoProposal
-from autoresearch.research.researchers.claude import FALLBACK, MODEL, Claude, tools
+from autoresearch.research.researchers.claude import FALLBACK, MODEL, Claude, call, tools
+from autoresearch.research.researchers.draft import Draft, EditError
 from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.researchers.service import Limits, Patience, Service
 from backends.recipe import keys
@@ -272,6 +273,12 @@ def test_arguments_of_any_shape_are_answered_as_tool_errors(connect: Connect) ->
     assert [r["is_error"] for r in results] == [True] * 5 + [False]
     with serving(message(odd[5], RATE), message(SUBMIT)) as server:
         assert connect(server).propose(context()).files == {}
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), None, [], "seven"])
+def test_a_number_that_is_none_is_a_tool_error(number: object) -> None:
+    with pytest.raises(EditError, match="the arguments are not what the tool takes"):
+        call(Draft(context()), "read_experiment", {"number": number})
 
 
 def test_what_would_not_be_run_is_told_before_it_is_submitted(connect: Connect) -> None:

@@ -155,7 +155,7 @@ def call(draft: Draft, name: str, arguments: Any) -> str | Proposal:
                 return draft.read_experiment(int(arguments["number"]))
             case "submit":
                 return draft.submit(*_texts(arguments, "hypothesis", "evidence"))
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as e:
         raise EditError(f"{said(name, 60)}: the arguments are not what the tool takes ({e})") from None
     raise EditError(f"there is no tool {said(name, 60)!r}")
 

@@ -62,10 +62,7 @@ def found(what: str, tag: str | None) -> tuple[Story, Attempt | None]:
         if not number:
             return story, None
         study.ledger.experiment(int(number))  # says so where there is none
-    attempts = {a.n: a for a in [*([story.baseline] if story.baseline else []), *story.ideas]}
-    if int(number) not in attempts:
-        raise UserError("the baseline has no score yet", f"Finish it with: ar loop --tag {story.tag}")
-    return story, attempts[int(number)]
+    return story, story.attempt(int(number))
 
 
 def champion(story: Story) -> Attempt:

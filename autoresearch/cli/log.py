@@ -52,11 +52,10 @@ def command(n: int | None, tag: str | None, as_json: bool, optuna_file: Path | N
             click.echo(f"{export(study.ledger.experiments(), optuna_file, study.tag)} experiments in {optuna_file}")
             return
         story = tell(study)
-        attempts = [*([story.baseline] if story.baseline else []), *story.ideas]
+        attempts = story.attempts
         if n is not None:
             study.ledger.experiment(n)  # says what there is to do where there is none
-            if not (attempts := [a for a in attempts if a.n == n]):
-                raise UserError("the baseline has no score yet", f"Finish it with: ar loop --tag {study.tag}")
+            attempts = [story.attempt(n)]
         if as_json:
             for attempt in attempts:
                 click.echo(json.dumps(record(attempt) | (details(attempt, study) if n is not None else {})))
@@ -163,7 +162,8 @@ def _facts(a: Attempt) -> list[tuple[str, str]]:
     facts = [("evidence", words.one_line(e.evidence, 2000)), ("change", "; ".join(words.changes(e.changes, before))),
              ("proposed by", f"{words.one_line(e.researcher)}, {e.created}"), ("commit", e.sha[:12])]
     if a.bpb is not None:
-        fresh = len(e.on_val()) - 1
+        own = {t.id for t in e.trials if t.purpose == "repeat"}  # not what it ran later as the incumbent
+        fresh = sum(p.trial in own for p in a.pairs)
         where = f"on {fresh} fresh seed{'s' if fresh > 1 else ''}" if fresh and a.n else "on the same seed"
         against = "" if a.gain_bpb is None else f", {words.signed(-a.gain_bpb)} against its incumbent {where}"
         facts.append(("val_bpb", f"{a.bpb:.4f}{against}"))

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from autoresearch.cli.style import VERDICT_COLOURS
+from autoresearch.records import BASELINE, name_of
 from autoresearch.report.words import changes as in_words
 from autoresearch.report.words import cost as spent
-from autoresearch.report.words import duration, signed
+from autoresearch.report.words import duration, lower, signed
 from autoresearch.research.events import Event
 from autoresearch.research.now import Now, columns
 
@@ -65,7 +66,7 @@ def above(event: Event, width: int) -> list[Text | Padding]:
         case "note":
             return [Text(event["text"], "dim")]
         case "decided":
-            mark = "baseline" if event["n"] == 0 else f"#{event['n']}"
+            mark = name_of(event["n"])
             bpb = "" if event["bpb"] is None else f"{event['bpb']:.4f}"
             delta = "" if event["gain_bpb"] is None else signed(-event["gain_bpb"])
             colour = VERDICT_COLOURS.get(event["verdict"], "")
@@ -121,7 +122,7 @@ def _best(now: Now) -> Text:
     if not n:
         return Text.assemble("best ", (f"{best:.4f}", "bold"), " bits per byte: the baseline")
     gain = now.gain_percent()
-    below = f", {gain:.1f}% below the baseline's {base:.4f}" if gain is not None else ""
+    below = f", {lower(gain)} than the baseline's {base:.4f}" if gain is not None else ""
     return Text.assemble("best ", (f"{best:.4f}", "bold green"), f" bits per byte, #{n}{below}")
 
 
@@ -153,8 +154,7 @@ def _dev(now: Now, width: int) -> Iterator[Text]:
     found = columns(now)
     if not found or not now.label:
         return
-    best = now.standing.get("best_n")
-    incumbent = "baseline" if best == 0 else f"#{best}"
+    incumbent = name_of(now.standing.get("best_n") or BASELINE)
     found = found[-max(1, (width - 14) // 8):]
     yield Text("dev".ljust(14) + "".join(f"{f'{share:.0%}':>8}" for share, _, _ in found), "bright_black")
     if any(theirs is not None for _, _, theirs in found):

@@ -85,8 +85,8 @@ def page(story: Story, pid: int | None) -> str:
         spread = f"; {seeds} seeds spread by {story.spread_bpb:.4f}" if story.spread_bpb else ""
         rows.append(("baseline", f"val_bpb {story.baseline.bpb:.4f}{spread}"))
     if story.champion and story.champion.n > 0 and story.champion.bpb is not None:
-        rows.append(("champion", f"val_bpb {story.champion.bpb:.4f}, {story.gain_percent or 0:.1f}% below the baseline "
-                                 "(same seed; the split it was chosen by)"))
+        rows.append(("champion", f"val_bpb {story.champion.bpb:.4f}, {words.lower(story.gain_percent or 0.0)} than the "
+                                 "baseline (same seed; the split it was chosen by)"))
         rows.append(("", f"#{story.champion.n} {words.one_line(story.champion.experiment.hypothesis)}"))
     elif story.champion:
         rows.append(("champion", "the baseline: nothing has beaten it yet"))

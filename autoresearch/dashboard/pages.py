@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from autoresearch.dashboard import steer
 from autoresearch.errors import UserError
 from autoresearch.harness.text import tail
-from autoresearch.records import VERDICTS
+from autoresearch.records import BASELINE, VERDICTS, name_of
 from autoresearch.report import charts, words
 from autoresearch.report.detail import diff, paired
 from autoresearch.report.page import lead, learning, turned
@@ -58,14 +58,14 @@ def refused(server: Dashboard, study: Study, form: dict[str, str], error: UserEr
 def card(now: Now, pid: int | None, tag: str) -> str:
     """What happens at this moment."""
     return render("now.html", {"now": now, "tag": tag, "pid": pid, "clock": time.time(), "columns": columns(now),
-                               "words": words, "incumbent": _name(now.standing.get("best_n")),
+                               "words": words, "incumbent": name_of(now.standing.get("best_n") or BASELINE),
                                "changes": words.changes(now.changes, None)})
 
 
 def overview(study: Study, query: dict[str, str]) -> dict[str, Any]:
     story = tell(study)
     shown = progress(story)
-    attempts = [*([story.baseline] if story.baseline else []), *story.ideas][::-1]
+    attempts = story.attempts[::-1]
     drawn = [charts.staircase(shown, width, "/experiment/{}".format) for width in (charts.WIDE, charts.NARROW)] \
         if shown else []
     wanted, text = query.get("verdict", "all"), query.get("q", "").strip()
@@ -77,10 +77,7 @@ def overview(study: Study, query: dict[str, str]) -> dict[str, Any]:
 def experiment(study: Study, n: int) -> dict[str, Any]:
     story = tell(study)
     study.ledger.experiment(n)  # says so where there is none
-    attempts = {a.n: a for a in [*([story.baseline] if story.baseline else []), *story.ideas]}
-    if n not in attempts:
-        raise UserError("the baseline has no score yet", f"Finish it with: ar loop --tag {study.tag}")
-    a = attempts[n]
+    a, attempts = story.attempt(n), {a.n: a for a in story.attempts}
     incumbent = attempts.get(a.parent.n) if a.parent else None
     try:
         changed, unseen = diff(a, study), ""
@@ -125,7 +122,3 @@ def _lines(text: str) -> list[tuple[str, str]]:
     found = [(kinds.get(line[:1], ""), line) for line in lines[:DIFF_LINES]]
     more = len(lines) - DIFF_LINES
     return [*found, *([("hunk", f"... and {more:,} lines more: git show")] if more > 0 else [])]
-
-
-def _name(n: Any) -> str:
-    return "baseline" if n == 0 else f"#{n}"

@@ -128,6 +128,13 @@ class Handler(BaseHTTPRequestHandler):
             self._page(pages.problem(self.server, e), HTTPStatus.NOT_FOUND)
         except (BrokenPipeError, ConnectionResetError, TimeoutError):
             return
+        except OSError as e:
+            self._fault(f"that could not be done: {e.strerror or e}", "Look whether the disk is full or gone.")
+        except Exception as e:
+            self._fault(f"{type(e).__name__}: {e}", "This looks like a fault in autoresearch.")
+
+    def _fault(self, message: str, hint: str) -> None:
+        self._page(pages.problem(self.server, UserError(message, hint)), HTTPStatus.INTERNAL_SERVER_ERROR)
 
     # Who asks
 

@@ -65,6 +65,6 @@ def add(study: Study, hypothesis: str, lines: str) -> str:
 
 def remove(study: Study, id: str) -> str:
     with Study.open(study.clone, study.tag) as writable:
-        if not (id.isascii() and id.isdigit() and writable.ledger.queue.remove(int(id))):
+        if not (id.isascii() and id.isdigit() and len(id) < 19 and writable.ledger.queue.remove(int(id))):
             raise UserError("that experiment does not wait any more", "It has begun, or somebody took it out.")
     return f"Removed {id} from the queue."

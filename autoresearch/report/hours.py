@@ -10,7 +10,7 @@ import itertools
 from dataclasses import dataclass
 from datetime import datetime
 
-from autoresearch.records import BASELINE, REFERENCE, Trial
+from autoresearch.records import BASELINE, Trial, name_of
 from autoresearch.report.story import Story
 
 PAUSE_S = 600.0  # from the end of one trial to the next, beyond a trial's budget: the study was not running
@@ -44,7 +44,7 @@ class Measured:
 
     @property
     def name(self) -> str:
-        return {REFERENCE: "reference", BASELINE: "baseline"}.get(self.n, f"#{self.n}" if self.n > 0 else "variant")
+        return name_of(self.n)
 
     @property
     def tokens_per_s(self) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 import autoresearch
 from autoresearch.data.prepared import Prepared
 from autoresearch.errors import UserError
+from autoresearch.records import name_of
 from autoresearch.report import charts, hours, words
 from autoresearch.report.picture import caption, headline
 from autoresearch.report.progress import progress
@@ -86,7 +87,8 @@ def lead(story: Story) -> list[str]:
             if story.judged and story.spread_bpb else ""
         return [f"{tried}{spread}.", f"The baseline scores {base.bpb:.4f} bits per byte and remains the champion."]
     selected = (f"On the validation split and the seed that chose it, the champion (#{champion.n}) scores "
-                f"{champion.bpb:.4f} bits per byte, the baseline {base.bpb:.4f}: {story.gain_percent:.1f}% lower.")
+                f"{champion.bpb:.4f} bits per byte, the baseline {base.bpb:.4f}: "
+                f"{words.lower(story.gain_percent or 0.0)}.")
     if story.summary:
         return [story.summary.sentence, f"{selected} That number selected the winner, so it flatters it; the first one "
                 "did not."]
@@ -117,7 +119,7 @@ def learning(mine: Attempt | None, theirs: Attempt | None) -> list[Any]:
     if mine is None or mine.trial is None:
         return []
     other = theirs.trial.curve if theirs and theirs.trial and theirs.n != mine.n else ()
-    names = (_name(mine), _name(theirs) if theirs else "")
+    names = (name_of(mine.n), name_of(theirs.n) if theirs else "")
     drawn = [charts.learning(mine.trial.curve, other, names, mine.trial.budget_s, width)
              for width in (charts.WIDE, charts.NARROW)]
     return [chart for chart in drawn if chart is not None]
@@ -132,10 +134,6 @@ def worth(findings: list[Finding], n: int) -> list[str]:
         return [f"Beside the others: {ablate.MEANS[found.verdict]}" + (f" ({found.why})" if found.why else "") + "."]
     return [f"Beside the others, leaving it out costs {found.mean_bpb:.4f} bits per byte ({found.low_bpb:.4f} to "
             f"{found.high_bpb:.4f}, {found.seeds} fresh seeds): it {ablate.MEANS[found.verdict]}."]
-
-
-def _name(a: Attempt) -> str:
-    return "baseline" if a.n == 0 else f"#{a.n}"
 
 
 def _dropped(story: Story) -> dict[str, Any]:
@@ -216,8 +214,8 @@ def _sureness(story: Story) -> list[str]:
     how = ": nothing has been verified yet." if not reads else ", never by the study to choose anything." \
         if not story.quarantined else ", also to examine gains that looked too large, which decided on these."
     lines.append(f"The confirm split has been read {words.times(reads)}{how}")
-    if story.holdout_reads:
-        lines.append(f"The holdout split has been read {words.times(story.holdout_reads)}, by `ar eval`. A score on it "
+    if story.holdout_evals:
+        lines.append(f"The holdout split has been read {words.times(story.holdout_evals)}, by `ar eval`. A score on it "
                      "means less with every look.")
     return lines
 

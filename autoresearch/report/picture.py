@@ -47,7 +47,8 @@ def headline(story: Story) -> str:
             return f"{gain.percent:.1f}% fewer bits per byte, confirmed on fresh seeds"
         return "No confirmed gain" if gain.seeds > 1 else f"{abs(gain.percent):.1f}% " \
             f"{'fewer' if gain.percent > 0 else 'more'} bits per byte on one fresh seed"
-    return f"{story.baseline.bpb:.3f} → {story.champion.bpb:.3f} bits per byte, {story.gain_percent or 0:.1f}% lower"
+    return f"{story.baseline.bpb:.3f} → {story.champion.bpb:.3f} bits per byte, " \
+        f"{words.lower(story.gain_percent or 0.0)}"
 
 
 def caption(story: Story) -> str:

@@ -15,10 +15,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, Experiment, Pair, Trial
 from autoresearch.research.account import Entry
 from autoresearch.research.study import Study
-from autoresearch.research.verify import LOOKS, Summary, summarise
+from autoresearch.research.verify import LOOKS, PURPOSE, Summary, summarise
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,21 @@ class Story:
     summary: Summary | None  # of what was measured on fresh seeds and the confirm split
     confirm_reads: int
     holdout_reads: int
+    holdout_evals: int  # of these, those that were no verification's
     experiments: list[Experiment]
     spending: list[Entry]  # on asking language models
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """The baseline once it is scored, then the ideas."""
+        return [*([self.baseline] if self.baseline else []), *self.ideas]
+
+    def attempt(self, n: int) -> Attempt:
+        """Of an experiment that is in the ledger."""
+        found = next((a for a in self.attempts if a.n == n), None)
+        if found is None:
+            raise UserError("the baseline has no score yet", f"Finish it with: ar loop --tag {self.tag}")
+        return found
 
     @property
     def judged(self) -> list[Attempt]:
@@ -124,7 +138,8 @@ def tell(study: Study) -> Story:
         champion=attempt(incumbent) if incumbent else None,
         ideas=[attempt(e) for e in experiments if e.n > BASELINE],
         summary=summarise(experiments, ledger.fact(LOOKS, [])), confirm_reads=ledger.reads("confirm"),
-        holdout_reads=ledger.reads("holdout"), experiments=experiments, spending=ledger.account.entries())
+        holdout_reads=ledger.reads("holdout"), holdout_evals=ledger.reads("holdout", besides=PURPOSE),
+        experiments=experiments, spending=ledger.account.entries())
 
 
 def _gain(e: Experiment, pairs: tuple[Pair, ...]) -> float | None:

@@ -84,6 +84,11 @@ def signed(bpb: float | None) -> str:
     return "" if bpb is None else f"{bpb:+.4f}".replace("-", "−")
 
 
+def lower(percent: float) -> str:
+    """Of a score: it may be higher on one seed where others made it a gain."""
+    return f"{abs(percent):.1f}% {'lower' if percent >= 0 else 'higher'}"
+
+
 def first_sentence(text: str, limit: int = 200) -> str:
     lines = [line for line in clean(text).splitlines() if line.strip()]
     return one_line(lines[-1] if lines and lines[0].startswith("Traceback") else lines[0] if lines else "", limit)

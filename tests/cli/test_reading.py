@@ -172,6 +172,16 @@ def test_log_n_shows_the_whole_experiment(slept: Made, capsys: pytest.CaptureFix
     assert "5.000 to 1.348 nats per token" in bars
 
 
+def test_fresh_seeds_are_those_it_was_judged_on(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    made.baseline(2.4, 2.41)
+    n = made.idea("keep", 2.34)
+    made.trial(n, 2.35, 11, "repeat")  # for a later one, that it was the incumbent of
+    assert "against its incumbent on the same seed" in ar(capsys, "log", str(n))
+    [old] = made.study.ledger.pairs(n)
+    made.study.ledger.pair(n, made.trial(n, 2.35, 12, "repeat"), old.incumbent_trial, -0.05)
+    assert "on 1 fresh seed" in ar(capsys, "log", str(n))
+
+
 def test_log_n_of_a_failure_ends_with_its_log(slept: Made, capsys: pytest.CaptureFixture[str]) -> None:
     text = ar(capsys, "log", "5")
     assert "crash: out of memory: tried to allocate 3.1 GiB" in text

@@ -67,7 +67,7 @@ def test_the_panel_says_what_happens(made: Made) -> None:
     now = now_of(half_a_trial(made))
     text = "\n".join(row.plain for row in panel.rows(now, 100, now.at + 9.0))
     for said in ("mar8", "letters · cpu", "1 tried, 1 kept", "12 asked for", "2 h 00 min left",
-                 "best 2.3000 bits per byte, #1, 4.2% below the baseline's 2.4000", "#2 Half the batch",
+                 "best 2.3000 bits per byte, #1, 4.2% lower than the baseline's 2.4000", "#2 Half the batch",
                  "batch.tokens_per_step = 64", "#2, seed 1: training", "54 s left", "step 240", "loss 3.210", "2.4000"):
         assert said in text, f"{said!r} is not in\n{text}"
     bars = [line for line in text.splitlines() if "━" in line]

@@ -192,6 +192,7 @@ def test_an_experiment_is_queued_shown_and_taken_out_again(person: Person, made:
     assert person.post("/queue/remove", id=str(queued.id)).status == 303
     assert made.study.ledger.queue.waiting() == []
     assert person.post("/queue/remove", id=str(queued.id)).status == 409, "nothing waits any more"
+    assert person.post("/queue/remove", id="9" * 20).status == 409
 
 
 @pytest.mark.parametrize(("changes", "said"), [
@@ -204,6 +205,19 @@ def test_a_queued_change_that_cannot_run_is_refused_and_the_form_keeps_it(change
     assert answer.page.one("textarea", id="changes").text.strip() == changes
     assert answer.page.one("input", id="hypothesis").attributes["value"] == "Try this"
     assert made.study.ledger.queue.waiting() == []
+
+
+@pytest.mark.parametrize(("fault", "said"), [
+    (OSError(28, "No space left on device"), "that could not be done: No space left on device"),
+    (ZeroDivisionError("by zero"), "ZeroDivisionError: by zero")])
+def test_whatever_goes_wrong_is_a_page(fault: Exception, said: str, person: Person,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("autoresearch.dashboard.steer.carry_out", fail)
+    answer = person.post("/guidance", text="mine", digest="")
+    assert answer.status == 500 and said in answer.page.words
 
 
 # Live

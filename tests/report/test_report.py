@@ -134,7 +134,15 @@ def test_a_verified_gain_leads_with_what_fresh_seeds_said(made: Made) -> None:
     assert "confirm split has been read 6 times" in page.words and "holdout split" not in page.words
     assert ["the baseline", "2.5000", "2.5000, 2.5100, 2.4900"] in page.rows()
     made.study.ledger.read("holdout", 1)
-    assert "holdout split has been read 1 time, by ar eval" in page_of(made).words
+    made.trial(n, 2.46, 1001, "verify", "holdout")
+    assert "holdout split has been read 1 time, by ar eval" in page_of(made).words, "verification's is told apart"
+
+
+def test_a_champion_that_is_worse_on_the_screening_seed_is_not_called_lower(made: Made) -> None:
+    made.baseline(2.4, 2.41)
+    made.idea("keep", 2.4024)
+    assert picture.headline(tell(made.study)) == "2.400 → 2.402 bits per byte, 0.1% higher"
+    assert "0.1% higher" in lead_of(page_of(made))
 
 
 def test_a_gain_that_fresh_seeds_do_not_confirm_is_not_claimed(made: Made) -> None:

@@ -76,9 +76,11 @@ class MLXBackend(Backend):
         return np.array(mlx_model.logits(self._scored(state), _tokens(tokens_BT), state.spec))
 
     def loss(self, state: MLXState, tokens_BT1: np.ndarray) -> float:
-        weights, tokens, rows = self._scored(state), _tokens(tokens_BT1), state.recipe.micro_rows
-        parts = [tokens[i : i + rows] for i in range(0, len(tokens), rows)]  # what training has memory for
-        return sum(float(mlx_model.loss(weights, p, state.spec)) * len(p) for p in parts) / len(tokens_BT1)
+        nats, weights, tokens, rows = 0.0, self._scored(state), _tokens(tokens_BT1), state.recipe.micro_rows
+        for part in (tokens[i : i + rows] for i in range(0, len(tokens), rows)):  # what training has memory for
+            logits_BTV = mlx_model.logits(weights, part[:, :-1], state.spec)
+            nats += float(mlx_model.cross_entropy(logits_BTV, part[:, 1:])) * len(part)
+        return nats / len(tokens_BT1)
 
     def gradients(self, state: MLXState, tokens_BT1: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
         def objective(w: Arrays, tokens: mx.array) -> mx.array:

@@ -87,10 +87,14 @@ class TorchBackend(Backend):
             return torch_model.logits(self._scored(state), self._tokens(tokens_BT), state.spec).cpu().numpy()
 
     def loss(self, state: TorchState, tokens_BT1: np.ndarray) -> float:
+        nats = 0.0
         with torch.no_grad():
             weights = self._scored(state)
-            parts = self._tokens(tokens_BT1).split(state.recipe.micro_rows)  # what training has memory for
-            return sum(torch_model.loss(weights, p, state.spec).item() * len(p) for p in parts) / len(tokens_BT1)
+            for part in self._tokens(tokens_BT1).split(state.recipe.micro_rows):  # what training has memory for
+                logits_BTV = torch_model.logits(weights, part[:, :-1], state.spec)
+                mean = torch.nn.functional.cross_entropy(logits_BTV.flatten(0, 1), part[:, 1:].flatten())
+                nats += mean.item() * len(part)
+        return nats / len(tokens_BT1)
 
     def gradients(self, state: TorchState, tokens_BT1: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
         scale = state.moments.get(torch_scaling.SCALE, torch.ones((), device=self._device))

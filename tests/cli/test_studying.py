@@ -19,7 +19,7 @@ def test_edits_that_a_new_study_would_not_have_are_named(tmp_path: Path) -> None
     (clone / "backends/gpt/__pycache__/params.pyc").write_bytes(b"")
     refuse_edits(clone, None)
     (clone / RECIPE).write_text((clone / RECIPE).read_text() + "# mine\n")
-    with pytest.raises(UserError, match="not committed would not be in the study: backends/gpt/recipe.toml") as e:
+    with pytest.raises(UserError, match=r"would not be in the study: backends/gpt/recipe\.toml") as e:
         refuse_edits(clone, None)
     assert "git commit" in e.value.hint and "git stash" in e.value.hint
     refuse_edits(clone, "modern")  # it has a recipe of its own

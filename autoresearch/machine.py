@@ -14,10 +14,10 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
+
+from backends import host
 
 PASSING = ("load_1m",)  # says something of the moment, not of the machine
 
@@ -25,9 +25,9 @@ PASSING = ("load_1m",)  # says something of the moment, not of the machine
 def describe() -> dict[str, Any]:
     """Facts that decide how fast a training step is. Nothing that names a person, a host or a place."""
     found: dict[str, Any] = {
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}", "processor": _processor(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}", "processor": host.processor(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": host.memory_bytes(),
         "python": platform.python_version(), **{name: _version(name) for name in ("torch", "mlx", "numpy")},
         "load_1m": round(os.getloadavg()[0], 2)}
     if cards := _nvidia():
@@ -45,31 +45,11 @@ def cxx() -> str | None:
     return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
 
 
-def _processor() -> str:
-    if platform.system() == "Linux":
-        with contextlib.suppress(OSError):
-            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    if platform.system() == "Darwin":
-        return _said("sysctl", "-n", "machdep.cpu.brand_string")
-    return platform.processor() or platform.machine()
-
-
 def _nvidia() -> tuple[list[str], str] | None:
     """Names of the cards, and the driver's version."""
-    lines = _said("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").splitlines()
+    lines = host.said("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").splitlines()
     rows = [line.split(", ") for line in lines if line.count(", ") == 1]
     return ([name for name, _ in rows], rows[0][1]) if rows else None
-
-
-def _said(*command: str) -> str:
-    if shutil.which(command[0]) is None:
-        return ""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
-    return ""
 
 
 def _version(name: str) -> str:

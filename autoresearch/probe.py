@@ -79,7 +79,7 @@ def _why(s: Size, found: Found, budget_s: float) -> str:
     return (f"{found.device['name']}: depth {s.depth}, width {s.width} should train {s.tokens_per_s:,.0f} tokens/s, "
             f"{s.tokens_per_weight:.1f} tokens for each matmul weight in {budget_s:g} s ({rule} "
             f"{sizes.TOKENS_PER_WEIGHT:g}{'' if fed else ' are wanted'}); {s.tokens_per_step:,} tokens a step give "
-            f"about {s.steps:,} steps of the {sizes.STEPS_WANTED:,} wanted; {found.precision}; {compiled}")
+            f"about {s.steps:,} steps of the {s.steps_wanted:,.0f} wanted; {found.precision}; {compiled}")
 
 
 # What was measured before

@@ -7,7 +7,8 @@
 Two rules of thumb agree with what was found best by hand, from an 8 GB laptop to an H100:
 
     size      the largest whose budget holds at least 4 training tokens for each matmul weight
-    batch     the power of two that gives about 2,000 steps
+    batch     the power of two that gives about 55 steps for each square root of a second: 300 in half a minute, 950 in
+              five
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from backends.spec import GPTSpec
 HEAD_DIM = 64
 SHAPES = tuple((d, 64 * (d + wider)) for d in range(2, 17) for wider in (0, 1))  # as wide as 64 times the depth, or so
 TOKENS_PER_WEIGHT = 4.0
-STEPS_WANTED = 2000
+STEPS_PER_ROOT = 55.0  # of seconds: 950 steps are what upstream takes in five minutes; 10 and 30 s agree
 MIN_STEP_TOKENS, MAX_STEP_TOKENS = 1024, 2**19
 MEMORY_SHARE = 0.6  # of the device: the rest is for scoring, other programs and what the estimate leaves out
 HOPELESS = 0.25  # of the wanted tokens for each weight: larger sizes are not listed
@@ -40,6 +41,7 @@ class Size:
     params: int
     step_s: float
     steps: int
+    steps_wanted: float
     tokens: int
     tokens_per_weight: float  # that takes part in matrix products
     tokens_per_param: float
@@ -48,6 +50,10 @@ class Size:
     @property
     def tokens_per_s(self) -> float:
         return self.tokens_per_step / self.step_s
+
+
+def steps_wanted(budget_s: float) -> float:
+    return STEPS_PER_ROOT * math.sqrt(budget_s)
 
 
 def sized(base: Recipe, depth: int, width: int, tokens_per_step: int, micro_rows: int = 0) -> Recipe:
@@ -103,7 +109,7 @@ def shortlist(rows: Sequence[Size], chosen: Size, around: int = 4) -> list[Size]
 def _closest(rows: Sequence[Size], shape: Size) -> Size:
     """The batch of a shape whose number of steps is nearest to the wanted one."""
     same = [row for row in rows if (row.depth, row.width) == (shape.depth, shape.width)]
-    return min(same, key=lambda row: (abs(math.log(max(1, row.steps) / STEPS_WANTED)), row.tokens_per_step))
+    return min(same, key=lambda row: (abs(math.log(max(1, row.steps) / row.steps_wanted)), row.tokens_per_step))
 
 
 def _batches(base: Recipe, depth: int, width: int, vocab: int, costs: Costs, budget_s: float) -> list[int]:
@@ -111,7 +117,7 @@ def _batches(base: Recipe, depth: int, width: int, vocab: int, costs: Costs, bud
     options = [2**k for k in range(MIN_STEP_TOKENS.bit_length() - 1, MAX_STEP_TOKENS.bit_length())]
     options = list(dict.fromkeys(sized(base, depth, width, t).batch.tokens_per_step for t in options))
     steps = [budget_s / max(1e-9, costs.step_s(sized(base, depth, width, t), vocab)) for t in options]
-    best = min(range(len(options)), key=lambda i: abs(math.log(max(1e-9, steps[i]) / STEPS_WANTED)))
+    best = min(range(len(options)), key=lambda i: abs(math.log(max(1e-9, steps[i]) / steps_wanted(budget_s))))
     return options[max(0, best - 1) : best + 2]
 
 
@@ -123,12 +129,18 @@ def _size(recipe: Recipe, tokenizer: str, vocab: int, costs: Costs, budget_s: fl
     steps = int(budget_s / max(1e-9, step_s))
     tokens = steps * recipe.batch.tokens_per_step
     return Size(spec.depth, spec.width, tokenizer, recipe.batch.tokens_per_step, recipe.batch.micro_rows, spec.params(),
-                step_s, steps, tokens, tokens / spec.matmul_params(), tokens / spec.params(),
+                step_s, steps, steps_wanted(budget_s), tokens, tokens / spec.matmul_params(), tokens / spec.params(),
                 costs.memory_bytes(recipe, vocab))
 
 
 def within_memory(recipe: Recipe, vocab: int, most_bytes: float) -> Recipe:
     """The rows of one forward pass halved until the step fits, or no longer can be."""
-    while estimated_bytes(recipe, vocab) > most_bytes and recipe.micro_rows % 2 == 0:
-        recipe = recipe.replace({"batch.micro_rows": recipe.micro_rows // 2})
+    while estimated_bytes(recipe, vocab) > most_bytes and (lighter := halved(recipe)):
+        recipe = recipe.replace(lighter)
     return recipe
+
+
+def halved(recipe: Recipe) -> dict[str, object]:
+    """The change to about half the rows in a forward pass, the same tokens a step; none where it is one row."""
+    rows = next((r for r in range(recipe.micro_rows // 2, 0, -1) if recipe.rows_per_step % r == 0), 0)
+    return {"batch.micro_rows": rows} if rows else {}

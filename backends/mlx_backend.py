@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from backends import host
 from backends.base import Backend, Device, micro_batches, resolve_precision
 from backends.gpt import mlx_model, mlx_optim, params, schedule
 from backends.recipe import Optim, Recipe
@@ -43,8 +43,7 @@ class MLXBackend(Backend):
     def device(self) -> Device:
         info = mx.device_info()
         if platform.system() != "Darwin":
-            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-            return Device(str(info["device_name"]), memory, ("float32", "bfloat16"))
+            return Device(str(info["device_name"]), host.memory_bytes(), ("float32", "bfloat16"))
         # What Metal keeps resident at full speed; the rest of the unified memory belongs to the system.
         # bf16 halves the traffic on every chip. M1 and M2 have no faster bf16 products, so whether it
         # wins there is for the probe to measure.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import resource
 import time
@@ -16,7 +15,7 @@ import torch
 import torch._inductor.config as inductor
 from torch import Tensor
 
-from backends import torch_scaling
+from backends import host, torch_scaling
 from backends.base import Backend, Device, micro_batches, resolve_precision
 from backends.cards import Abilities, Card, abilities
 from backends.gpt import params, schedule, torch_model, torch_optim
@@ -58,8 +57,8 @@ class TorchBackend(Backend):
         if self.name == "cuda":
             card, able = torch.cuda.get_device_properties(0), _card_abilities()
             return Device(card.name, card.total_memory, able.precisions, able.compiles)
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Device(_cpu_name(), memory, ("bfloat16", "float32") if _cpu_has_bf16() else ("float32", "bfloat16"))
+        precisions = ("bfloat16", "float32") if _cpu_has_bf16() else ("float32", "bfloat16")
+        return Device(host.processor(), host.memory_bytes(), precisions)
 
     def init(self, recipe: Recipe, vocab: int, weights: dict[str, np.ndarray], seed: int = 0) -> TorchState:
         spec = GPTSpec.of(recipe, vocab)
@@ -229,13 +228,3 @@ def _cpu_has_bf16() -> bool:
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
         text = f.read()
     return "amx_bf16" in text or "avx512_bf16" in text
-
-
-def _cpu_name() -> str:
-    if platform.system() == "Linux":
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
-            for line in f:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-

@@ -23,7 +23,7 @@ FRAMEWORKS = {"torch", "mlx"}
 # Slow to import: inside functions only.
 LAZY = {"pyarrow", "matplotlib", "anthropic", "huggingface_hub", "jinja2", "rich", "optuna", "cmaes"}
 CHILD_SIDE = re.compile(r"autoresearch\.harness\.(trial|logits_server|measure|child\w*)(?=\.|$)")
-TRUSTED_BACKENDS = {"backends", "backends.base", "backends.recipe", "backends.spec"}
+TRUSTED_BACKENDS = {"backends", "backends.base", "backends.host", "backends.recipe", "backends.spec"}
 SCHEMA = {"backends", "backends.recipe", "backends.spec"}
 CANDIDATE_SHARED = {"backends.gpt", "backends.gpt.params", "backends.gpt.schedule"}
 

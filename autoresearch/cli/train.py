@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from autoresearch import paths, scratch
+from autoresearch import paths, scratch, sizes
 from autoresearch.cli.machine import (
     asked_recipe,
     backend_option,
@@ -32,7 +32,7 @@ from autoresearch.harness.checkpoint import WEIGHTS
 from autoresearch.harness.runner import Runner
 from autoresearch.harness.supervise import Outcome, TrialFailed
 from autoresearch.records import MEMORY, Evaluation
-from autoresearch.research import fair, lighter
+from autoresearch.research import fair
 from backends.recipe import Recipe
 from backends.spec import GPTSpec
 
@@ -127,7 +127,7 @@ def _train(runner: Runner, files: dict[str, bytes], recipe: Recipe, seed: int, f
     try:
         outcome = runner.train(files, recipe, seed, folder, budget_s, steps, listen)
         if outcome.status != "ok" or outcome.weights is None:
-            change = lighter.halved(recipe) if outcome.cause == MEMORY else {}
+            change = sizes.halved(recipe) if outcome.cause == MEMORY else {}
             words = [f"Smaller forward passes, the same tokens a step: --set {k}={v}" for k, v in change.items()]
             raise UserError(f"{outcome.status}: {outcome.reason}", "\n".join([*words, quoted(outcome.log_tail)]))
     finally:

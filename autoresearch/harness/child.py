@@ -1,13 +1,19 @@
-"""What every process that runs candidate code does alike: be shut in, end with its parent, name its failure."""
+"""What every process that runs candidate code does alike: be shut in, end with its parent, begin a run, name its
+failure. Imports what may start threads, or is the candidate's, only inside functions: walls bind the thread that enters
+them and those it starts."""
 
 from __future__ import annotations
 
 import math
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoresearch.harness.parent import end_group_with_us, end_with_parent
+
+if TYPE_CHECKING:
+    from backends.base import Backend, Device, State
+    from backends.recipe import Recipe
 
 
 class Unusable(Exception):
@@ -34,6 +40,37 @@ def shut_in(walls: str) -> None:
         from autoresearch.harness import confine
 
         confine.enter(walls)
+
+
+def load(name: str) -> Backend:
+    """Raises Unusable where this machine can't run it."""
+    import backends
+
+    try:
+        return backends.load(name)
+    except (RuntimeError, ValueError) as e:
+        raise Unusable(str(e)) from None
+
+
+def precision_of(recipe: Recipe, device: Device) -> str:
+    """What it trains in. Raises Unusable where the device can't."""
+    from backends.base import resolve_precision
+
+    try:
+        return resolve_precision(recipe.runtime.precision, device)
+    except ValueError as e:
+        raise Unusable(str(e)) from None
+
+
+def initial_state(backend: Backend, recipe: Recipe, vocab: int, seed: int = 0) -> State:
+    """The seed decides the weights, whose stream (seed, 0) is theirs alone, and the dropout."""
+    import numpy as np
+
+    from backends.gpt import params
+    from backends.spec import GPTSpec
+
+    weights = params.initial(recipe, GPTSpec.of(recipe, vocab), np.random.default_rng([seed, 0]))
+    return backend.init(recipe, vocab, weights, seed)
 
 
 def failure(e: BaseException) -> dict[str, str]:

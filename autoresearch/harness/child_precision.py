@@ -12,21 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from backends.base import Backend, State
+from autoresearch.harness.child import initial_state
+from backends.base import Backend
 from backends.recipe import Recipe
 
 LEAST_STEPS, MOST_STEPS = 5, 24
 UNDECIDED = 3  # the first steps differ least, and warm up kernels
 TELLING = 1e-3  # of the largest gradient norm: below that a float32 gradient is part rounding itself
 PROGRESS = 0.25  # full learning rates
-
-
-def fresh(backend: Backend, recipe: Recipe, vocab: int) -> State:
-    from backends.gpt import params
-    from backends.spec import GPTSpec
-
-    weights = params.initial(recipe, GPTSpec.of(recipe, vocab), np.random.default_rng(0))
-    return backend.init(recipe, vocab, weights)
 
 
 def made_up(recipe: Recipe, vocab: int, rng: np.random.Generator) -> np.ndarray:
@@ -44,7 +37,7 @@ def compare(backend: Backend, recipe: Recipe, vocab: int, precision: str, second
     of one more batch at the same weights. Not compiled: that takes longer than all of this."""
     plain = {"runtime.compile": False, "schedule.seq_parts": 1, "model.dropout": 0.0}
     recipes = {p: recipe.replace(plain | {"runtime.precision": p}) for p in (precision, "float32")}
-    states = {p: fresh(backend, r, vocab) for p, r in recipes.items()}
+    states = {p: initial_state(backend, r, vocab) for p, r in recipes.items()}
     rng, end = np.random.default_rng(1), time.perf_counter() + seconds
     losses: dict[str, list[float]] = {p: [] for p in states}
     times: dict[str, list[float]] = {p: [] for p in states}

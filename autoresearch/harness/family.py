@@ -117,8 +117,8 @@ def listed() -> list[Process]:
 
 
 def _by_ps() -> list[Process]:
-    said = subprocess.run(["ps", "-axo", "pid=,ppid=,pgid=,rss=,state="], capture_output=True, text=True).stdout
+    asked = subprocess.Popen(["ps", "-axo", "pid=,ppid=,pgid=,rss=,state="], stdout=subprocess.PIPE, text=True)
     found = []
-    for pid, parent, group, kib, state in (line.split() for line in said.splitlines()):
+    for pid, parent, group, kib, state in (line.split() for line in asked.communicate()[0].splitlines()):
         found.append(Process(int(pid), int(parent), int(group), 0, 0, 1, 1024 * int(kib), state.startswith("Z")))
-    return found
+    return [p for p in found if p.pid != asked.pid]

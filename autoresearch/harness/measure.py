@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-import backends
 from autoresearch.harness import child_precision, jobs
 from autoresearch.harness.channel import Channel, Closed
-from autoresearch.harness.child import Unusable, failure
-from backends.base import Backend, State, resolve_precision
+from autoresearch.harness.child import Unusable, failure, initial_state, load, precision_of
+from backends.base import Backend, State
 from backends.recipe import Recipe
 
 PROGRESS = 0.5  # of the budget: past warm-ups, with whole rows and full learning rates
@@ -54,12 +53,9 @@ class Work:
     def begin(self, recipe: Recipe, vocab: int) -> dict[str, Any]:
         self._state = None
         gc.collect()
-        try:
-            resolve_precision(recipe.runtime.precision, self._backend.device())
-        except ValueError as e:
-            raise Unusable(str(e)) from None
+        precision_of(recipe, self._backend.device())
         rng = np.random.default_rng(0)
-        self._state = child_precision.fresh(self._backend, recipe, vocab)
+        self._state = initial_state(self._backend, recipe, vocab)
         self._tokens = rng.integers(0, vocab, (recipe.rows_per_step, recipe.model.seq_len + 1), dtype=np.int32)
         first_step_s = self._step()
         self._step()  # the second one may still be slower: caches and allocators settle
@@ -77,13 +73,6 @@ class Work:
         float(self._backend.step(self._state, self._tokens, PROGRESS))
         self._backend.sync()
         return time.perf_counter() - start
-
-
-def load(name: str) -> Backend:
-    try:
-        return backends.load(name)
-    except (RuntimeError, ValueError) as e:
-        raise Unusable(str(e)) from None
 
 
 def main(text: str) -> None:

@@ -27,6 +27,7 @@ from autoresearch import paths
 from autoresearch.errors import UserError
 from autoresearch.harness import landlock, seccomp
 from autoresearch.harness.confine import Walls
+from backends import host
 
 SWITCH = "AUTORESEARCH_SANDBOX"
 # Loader, libraries, compilers with headers, CUDA, and how Nix and Guix lay them out.
@@ -143,12 +144,15 @@ def _apart(folders: Iterable[str]) -> list[str]:
 
 
 def beside(folder: Path, private: Sequence[Path]) -> list[Path]:
-    """The folder, or where it is above a private one, all in it that is not. A private folder itself stays as it is:
-    of those only what the toolchain names is ever asked for."""
+    """The folder, or where it is above a private one, all in it that is not."""
     real = folder.resolve()
     if not any(real in p.parents for p in private):
         return [folder]
-    return [q for child in sorted(real.iterdir()) if not any(child.resolve().is_relative_to(p) for p in private)
+    try:
+        children = sorted(real.iterdir())
+    except PermissionError:
+        return []
+    return [q for child in children if not any(child.resolve().is_relative_to(p) for p in private)
             for q in beside(child, private)]
 
 
@@ -169,7 +173,7 @@ def limits(scratch: Path) -> dict[str, int]:
 
 def memory_bytes() -> int:
     """What this machine, or the container around us, has."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    physical = host.memory_bytes()
     try:
         group = Path("/proc/self/cgroup").read_text(encoding="ascii").rpartition("::")[2].strip()
         return min(physical, int(Path(f"/sys/fs/cgroup{group}/memory.max").read_text(encoding="ascii")))

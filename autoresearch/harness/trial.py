@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
-import backends
 from autoresearch.harness import jobs
 from autoresearch.harness.channel import Channel, Closed, Ring, RingShape
-from autoresearch.harness.child import Unusable, failure, numbers_only
+from autoresearch.harness.child import Unusable, failure, initial_state, load, numbers_only, precision_of
 from autoresearch.harness.clock import Budget
-from backends.base import Backend, State, resolve_precision
+from backends.base import Backend, State
 from backends.recipe import Recipe
 
 WARMUP_STEPS = 3
@@ -35,21 +34,12 @@ class Diverged(Exception):
     pass
 
 
-def initial_state(backend: Backend, recipe: Recipe, job: jobs.TrialJob) -> State:
-    """The seed decides the weights, whose stream (seed, 0) is theirs alone, and the dropout."""
-    from backends.gpt import params
-    from backends.spec import GPTSpec
-
-    weights = params.initial(recipe, GPTSpec.of(recipe, job.vocab), np.random.default_rng([job.seed, 0]))
-    return backend.init(recipe, job.vocab, weights, job.seed)
-
-
 def warm_up(backend: Backend, recipe: Recipe, job: jobs.TrialJob) -> None:
     """Compile and touch everything that training touches, on random tokens; the state is thrown away."""
     from backends.gpt import schedule
 
     rng = np.random.default_rng(0)
-    state = initial_state(backend, recipe, job)
+    state = initial_state(backend, recipe, job.vocab, job.seed)
     stages = {schedule.row_parts(recipe, i / 100): i / 100 for i in reversed(range(101))}  # each compiled for itself
     for i in range(WARMUP_STEPS * len(stages)):
         tokens = rng.integers(0, job.vocab, (recipe.rows_per_step, recipe.model.seq_len + 1), dtype=np.int32)
@@ -131,16 +121,13 @@ def run(job: jobs.TrialJob, channel: Channel) -> None:
 
     began = time.perf_counter()
     recipe = Recipe().replace(job.recipe)
-    try:
-        backend = backends.load(job.backend)
-        device = backend.device()
-        precision = resolve_precision(recipe.runtime.precision, device)
-    except (RuntimeError, ValueError) as e:
-        raise Unusable(str(e)) from None
+    backend = load(job.backend)
+    device = backend.device()
+    precision = precision_of(recipe, device)
     ceiling = backend.matmul_flops(precision, 0.3)
     channel.send(event="loaded", device=device.name, precision=precision)
     warm_up(backend, recipe, job)
-    state = initial_state(backend, recipe, job)
+    state = initial_state(backend, recipe, job.vocab, job.seed)
     backend.sync()
     gc.collect()
     gc.freeze()  # collector pauses of hundreds of milliseconds would land in the budget

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from autoresearch.harness import landlock
+from autoresearch.harness import family, landlock
 
 BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from autoresearch.harness.veil import main; main(sys.argv[1:])"
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -107,26 +107,12 @@ def end_all() -> None:
 
 def descendants(root: int) -> list[int]:
     children: dict[int, list[int]] = {}
-    for pid, parent in _processes():
-        children.setdefault(parent, []).append(pid)
+    for process in family.listed():
+        children.setdefault(process.parent, []).append(process.pid)
     found, todo = [], [root]
     while todo:
         todo = [child for pid in todo for child in children.get(pid, ())]
         found += todo
-    return found
-
-
-def _processes() -> list[tuple[int, int]]:
-    """(process, its parent) of all that can be seen."""
-    if sys.platform != "linux":
-        listed = subprocess.Popen(["ps", "-A", "-o", "pid=,ppid="], stdout=subprocess.PIPE, text=True)
-        lines = listed.communicate()[0].splitlines()
-        return [(pid, parent) for pid, parent in (map(int, line.split()) for line in lines) if pid != listed.pid]
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            fields = Path("/proc", name, "stat").read_text(errors="replace").rpartition(")")[2].split()
-            found.append((int(name), int(fields[1])))
     return found
 
 

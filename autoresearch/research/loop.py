@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from autoresearch import sizes
 from autoresearch.errors import UserError
 from autoresearch.harness.supervise import TrialFailed
 from autoresearch.paths import CANDIDATE
-from autoresearch.records import BASELINE, MACHINE, Experiment
-from autoresearch.research import ablate, decide, gate, lighter, person
+from autoresearch.records import BASELINE, MACHINE, MEMORY, Experiment
+from autoresearch.research import ablate, decide, gate, person
 from autoresearch.research.judge import BASELINE_SEEDS, Judge, Judgement, again, kind_of, used_files
 from autoresearch.research.lab import Candidate, Lab
 from autoresearch.research.ledger import LedgerError
@@ -249,11 +250,14 @@ class Loop:
     def _lighter(self, n: int) -> Candidate | None:
         """An experiment that ran out of memory, in halved micro-batches from now on; None where that can't help."""
         experiment, workspace = self.lab.ledger.experiment(n), self.lab.study.workspace
-        if not lighter.wants_it(experiment):
+        trials = experiment.trials
+        starved = [t for t in trials if t.facts.get("cause") == MEMORY]
+        # Once, and where none has succeeded, so that all of its scores are of one recipe.
+        if len(starved) != 1 or starved[0] != trials[-1] or any(t.status == "ok" for t in trials):
             return None
         text = workspace.read(experiment.sha, f"{CANDIDATE}/{gate.RECIPE}").decode()
         recipe = parse(text)
-        if not (change := lighter.halved(recipe)):
+        if not (change := sizes.halved(recipe)):
             return None
         why = f"Ran out of memory with {recipe.micro_rows} rows at a time: {change['batch.micro_rows']} instead"
         sha = workspace.amend(experiment.sha, experiment.parent, {

@@ -87,13 +87,22 @@ def window_mask(T: int, window: int, like: Tensor) -> Tensor | None:
     return (age_TT >= 0) & (age_TT < window)
 
 
+def flashes(q: Tensor, mask_TT: Tensor | None) -> bool:
+    """Whether FlashAttention (arXiv 2307.08691) runs on this card."""
+    return mask_TT is None and q.dtype != torch.float32 and torch.cuda.get_device_capability(q.device) >= (8, 0)
+
+
 def causal_attention(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, mask_TT: Tensor | None, spec: GPTSpec) -> Tensor:
     """Softmax attention to the tokens that the mask allows, (B, T, H*D)."""
     B, T = q_BTHD.shape[:2]
     q, k, v = (x.transpose(1, 2) for x in (q_BTHD, k_BTKD, v_BTKD))
+    shared = spec.heads // spec.kv_heads
+    if shared > 1 and q.is_cuda and not flashes(q, mask_TT):
+        # No other fused kernel takes fewer key heads: PyTorch would go over to one that writes out all T x T weights.
+        k, v, shared = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1), 1
     y_BHTD = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask_TT, is_causal=mask_TT is None,
-        scale=spec.qk_scale / spec.head_dim**0.5, enable_gqa=spec.kv_heads != spec.heads,
+        scale=spec.qk_scale / spec.head_dim**0.5, enable_gqa=shared > 1,
     )
     return y_BHTD.transpose(1, 2).reshape(B, T, -1)
 

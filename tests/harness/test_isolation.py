@@ -56,7 +56,8 @@ def test_no_secret_and_no_home_is_in_its_environment(seen: dict) -> None:
     assert not environment.keys() & SECRETS.keys()
     assert "secret" not in json.dumps(environment) and "somebody" not in json.dumps(environment)
     assert environment.keys() <= {*launch.PASSED_ON, "TMPDIR", "HOME", "USER", "TORCHINDUCTOR_CACHE_DIR",
-                                  "TRITON_CACHE_DIR", "OMP_WAIT_POLICY", "LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
+                                  "TRITON_CACHE_DIR", "TORCH_WARM_POOL", "OMP_WAIT_POLICY", "LC_CTYPE",
+                                  "__CF_USER_TEXT_ENCODING"}
     assert environment["HOME"] == environment["TMPDIR"] == seen["folder"] + "/tmp"
 
 

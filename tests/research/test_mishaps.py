@@ -11,9 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from autoresearch import sizes
 from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, Experiment, Trial
-from autoresearch.research import lighter, storage
+from autoresearch.research import storage
 from autoresearch.research.storage import Storage
 from autoresearch.research.study import Study
 from backends.recipe import Recipe, parse
@@ -71,7 +72,7 @@ def test_memory_that_halves_do_not_save_is_a_crash_after_two_trials(clone: Path)
                                                      (8, 1, None)])
 def test_half_of_the_rows_is_the_largest_part_that_divides_a_step(rows: int, micro: int, half: int | None) -> None:
     T = Recipe().model.seq_len
-    change = lighter.halved(Recipe().replace({"batch.tokens_per_step": rows * T, "batch.micro_rows": micro}))
+    change = sizes.halved(Recipe().replace({"batch.tokens_per_step": rows * T, "batch.micro_rows": micro}))
     assert change == ({} if half is None else {"batch.micro_rows": half})
     recipe = Recipe().replace({"batch.tokens_per_step": rows * T} | change)
     assert recipe.rows_per_step == rows

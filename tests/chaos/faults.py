@@ -17,6 +17,7 @@ from autoresearch.research import ledger, workspace
 workspace.STALE_LOCK_S, workspace.LOCK_WAIT_S, workspace.HANGS_S = 0.3, 0.5, 2.0
 ledger.BUSY_TIMEOUT_S = 1
 
+PR_CAPBSET_DROP = 24
 CAP_DAC = 1 << 1 | 1 << 2 | 1 << 3  # to override permissions of files, and to search, and to act as their owner
 
 
@@ -34,8 +35,10 @@ def arm(fault: str, clone: Path) -> None:
 
 
 def drop_file_capabilities() -> None:
-    """Root obeys the permissions of files from here on."""
+    """Root obeys the permissions of files from here on, and so do the programs that it starts."""
     libc = ctypes.CDLL(None, use_errno=True)
+    for number in (n for n in range(32) if CAP_DAC >> n & 1):
+        libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
     header, current = struct.pack("=Ii", CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
     libc.capget(header, current)
     _, permitted, inheritable, *upper = struct.unpack("=6I", current.raw)

@@ -242,6 +242,7 @@ def test_a_disk_that_fills_up_stops_a_night_with_a_reason(tmp_path: Path) -> Non
         pytest.skip("may not mount; `no large files` stands for it")
     try:
         with Place(disk / "place") as place:
+            (disk / "place/err").symlink_to(tmp_path / "err")  # what it says must not be lost for want of room
             night = place.start(experiments=200, needs_room=False)
             time.sleep(1.0)
             fill(disk / "ballast")

@@ -287,7 +287,9 @@ for fd in range(3, 256):
     "opens a netlink socket": sandboxed(at_import("socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)\n"
                                                   "print('got out')")),
     "links to a file elsewhere": Cheat(
-        "gate", Edit(files=lambda text: {"link.py": "/etc/hostname"}), verdict("invalid", "regular file"), scored),
+        "gate", Edit(files=lambda text: {"link.py": "/etc/hostname"},
+                     recipe={"width = 32\n": "width = 32\ndropout = 0.01\n"}),  # without it, it has run before
+        verdict("invalid", "regular file"), scored),
     "brings code that nobody can read": Cheat(
         "gate", Edit(files=_compiled, model="from backends.gpt import fast\n"),
         verdict("invalid", "fast.pyc is not UTF-8 text"), got),

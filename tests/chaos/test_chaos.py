@@ -129,6 +129,7 @@ def test_a_fault_ends_in_a_sentence_or_not_at_all(place: Place, fault: str) -> N
     goes_on(place)
 
 
+@slow
 def test_git_that_fails_now_and_then_stops_a_night_with_a_reason(tmp_path: Path) -> None:
     """One in forty of its calls fails, is killed, or hangs."""
     shim = tmp_path / "bin" / "git"

@@ -93,6 +93,7 @@ def test_experiments_follow_and_everything_that_records_them_agrees(place: Place
     assert Path(done.stdout.split("report: ")[1].strip()).is_file()
 
 
+@pytest.mark.slow
 def test_verification_scores_whole_splits_and_counts_every_look(place: Place, text: Prepared) -> None:
     before = {t.id for e in place.experiments() for t in e.trials}
     with place.study() as study:
@@ -154,6 +155,7 @@ def test_one_interrupt_ends_after_the_experiment_and_nobody_else_may_work_meanwh
     agrees(place)
 
 
+@pytest.mark.slow
 def test_two_interrupts_end_at_once_and_the_same_command_continues(place: Place) -> None:
     before = place.last().n
     loop = place.start(*LOOP)

@@ -220,6 +220,7 @@ def test_a_damaged_record_is_measured_again(text: Prepared, monkeypatch: pytest.
 # The command
 
 
+@pytest.mark.slow
 def test_the_probe_of_this_machine_proposes_a_recipe_that_can_be_run(text: Prepared, tmp_path: Path) -> None:
     clone = Place(make_clone(tmp_path), text)
     plan = json.loads(clone.ar("probe", "--budget", "1", "--backend", "cpu", "--json").stdout)

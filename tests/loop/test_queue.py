@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from autoresearch.research.study import Study
 from tests.loop.conftest import MODEL_FILE, TAG, Place, decided, result_of
 from tests.loop.test_loop import LOOP, agrees
 from tests.loop.test_try import attempt, edit, is_clean
 
 
+@pytest.mark.slow
 def test_a_persons_own_experiment_comes_next_and_one_that_only_repeats_costs_no_trial(place: Place) -> None:
     before = place.last().n
     queue = ("queue", "--tag", TAG)

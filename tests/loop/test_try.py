@@ -130,6 +130,7 @@ def test_nothing_to_try_is_a_sentence(place: Place, args: tuple[str, ...], said:
     assert said in refused.stderr and refused.stdout == "" and place.experiments() == before
 
 
+@pytest.mark.slow
 def test_a_kept_edit_moves_the_branch_and_an_experiment_killed_before_it_does_not_stand_in_the_way(
         place: Place) -> None:
     """The killed one was made on the old incumbent: carried out later it would move the branch back."""

@@ -95,6 +95,7 @@ def test_a_recompilation_would_be_noticed(warm: Backend) -> None:
         train(warm, small_problem(True, rows=3), steps=1)
 
 
+@pytest.mark.slow
 def test_one_process_can_compile_more_than_eight_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe tries many sizes; torch by default allows one function eight compilations."""
     real = torch.compile

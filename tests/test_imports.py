@@ -130,7 +130,7 @@ def fault_in_autoresearch(module: str, imported: Import, target: str) -> str | N
     if CHILD_SIDE.match(name):
         return "trusted processes start the child side, they never import it"
     if imported.package == "backends" and target not in TRUSTED_BACKENDS:
-        return "trusted processes import backends.{base, recipe, spec} and never the candidate or a device"
+        return "trusted processes import backends.{base, host, recipe, spec} and never the candidate or a device"
     if name == "backends.load":
         return "trusted processes never load a backend"
     return None

@@ -90,12 +90,13 @@ class NanoGPT(Trainer):
 
 
 class Upstream(Trainer):
-    """bf16 autocast and compiled, with the hyper-parameters and schedules of its train.py."""
+    """Compiled, in bf16 autocast or float32, with the hyper-parameters and schedules of its train.py."""
 
     BEGIN, END = "# GPT Model\n", "# Hyperparameters"
 
-    def __init__(self, clone: Path, shape: Shape):
+    def __init__(self, clone: Path, shape: Shape, autocast: bool):
         torch.manual_seed(42)
+        self.autocast = autocast
         source = (clone / "train.py").read_text(encoding="utf-8")
         if self.BEGIN not in source or self.END not in source:
             raise SystemExit(f"{clone}/train.py is laid out in another way than this script knows")
@@ -115,7 +116,7 @@ class Upstream(Trainer):
 
     def step(self, tokens_BT1: np.ndarray, progress: float) -> float:
         x, y = split(tokens_BT1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
             loss = self.model(x, y)
         loss.backward()
         for group in self.optimizer.param_groups:
@@ -129,7 +130,7 @@ class Upstream(Trainer):
         return loss.item()
 
     def logits(self, tokens_BT: np.ndarray) -> np.ndarray:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
             return self.raw(torch.from_numpy(tokens_BT.astype(np.int64))).float().numpy()
 
 

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}  # what this trainer sets for itself
 WARMUP_STEPS = 3
+REFERENCE = str(ROOT / "backends/reference.toml")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Entry:
     seq_len: int
     tokens_per_step: int
     recipe: str = ""
+    precision: str = "float32"
 
 
 def main() -> None:
@@ -60,6 +62,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=10, help="speed: steps in each round")
+    parser.add_argument("--float32", action="store_true", help="speed: upstream without autocast, this trainer alike")
     parser.add_argument("--seconds", type=float, default=300.0, help="score: training time of each")
     options = parser.parse_args()
     if options.what == "worker":
@@ -70,8 +73,10 @@ def main() -> None:
 def speed(options: argparse.Namespace) -> None:
     size = (options.depth, options.width, 128 if options.width % 128 == 0 else 64, 256, 8192)
     entries = [Entry("nanoGPT, compiled", "nanogpt", "bpe-4096", *size),
-               Entry("upstream, compiled", "upstream", "bpe-4096", *size),
-               Entry("this trainer", "ours", "bpe-4096", *size, recipe=str(ROOT / "backends/reference.toml"))]
+               Entry("upstream, compiled", "upstream", "bpe-4096", *size, precision="bfloat16"),
+               Entry("this trainer", "ours", "bpe-4096", *size, REFERENCE, "bfloat16")]
+    if options.float32:
+        entries = [replace(e, precision="float32") for e in entries]
     entries = [e for e in entries if e.kind == "ours" or getattr(options, e.kind)]
     workers = [Worker(e, options) for e in entries]
     times: list[list[float]] = [[] for _ in workers]
@@ -80,27 +85,29 @@ def speed(options: argparse.Namespace) -> None:
             found.append(worker_.ask(do="time", steps=options.steps)["seconds"] / options.steps)
     print(f"{options.depth} layers, width {options.width}, 256 tokens a row, 8,192 a step; {options.rounds} rounds of "
           f"{options.steps} steps in turn\n")
-    print("| trainer | tokens/s, median | slowest to fastest round | against the first, median of rounds |")
-    print("|---|--:|--:|--:|")
+    print("| trainer | precision | tokens/s, median | slowest to fastest round | against the first, median of rounds |")
+    print("|---|---|--:|--:|--:|")
     for e, found in zip(entries, times, strict=True):
         rates = sorted(e.tokens_per_step / s for s in found)
         ratio = statistics.median(a / b for a, b in zip(times[0], found, strict=True))
-        print(f"| {e.label} | {statistics.median(rates):,.0f} | {rates[0]:,.0f} to {rates[-1]:,.0f} | {ratio:.2f} |")
+        print(f"| {e.label} | {e.precision} | {statistics.median(rates):,.0f} | {rates[0]:,.0f} to {rates[-1]:,.0f} | "
+              f"{ratio:.2f} |")
 
 
 def score(options: argparse.Namespace) -> None:
-    reference = str(ROOT / "backends/reference.toml")
     entries = [Entry("nanoGPT, its README's size for CPUs", "nanogpt", "byte", 4, 128, 32, 64, 768),
-               Entry("upstream, BPE 4096", "upstream", "bpe-4096", 4, 256, 128, 256, 8192),
-               Entry("upstream, BPE 1024, smaller steps", "upstream", "bpe-1024", 4, 256, 128, 256, 4096),
-               Entry("this trainer, upstream's recipe", "ours", "bpe-4096", 4, 256, 128, 256, 8192, reference)]
+               Entry("upstream, BPE 4096", "upstream", "bpe-4096", 4, 256, 128, 256, 8192, precision="bfloat16"),
+               Entry("upstream, BPE 1024, smaller steps", "upstream", "bpe-1024", 4, 256, 128, 256, 4096,
+                     precision="bfloat16"),
+               Entry("this trainer, upstream's recipe", "ours", "bpe-4096", 4, 256, 128, 256, 8192, REFERENCE,
+                     "bfloat16")]
     entries = [e for e in entries if e.kind == "ours" or getattr(options, e.kind)]
     if options.recipe:
         from backends.recipe import load
         r = load(options.recipe)
         entries.append(Entry("this trainer, " + options.recipe.name, "ours", r.data.tokenizer, r.model.depth,
                              r.model.width, r.model.head_dim, r.model.seq_len, r.batch.tokens_per_step,
-                             str(options.recipe.resolve())))
+                             str(options.recipe.resolve()), r.runtime.precision))
     print(f"{options.seconds:g} s of training each\n")
     print("| trainer | tokenizer | depth x width | tokens a step | steps | bits per character | bits per byte |")
     print("|---|---|--:|--:|--:|--:|--:|")
@@ -154,9 +161,11 @@ def worker(job: dict[str, Any]) -> None:
         shape = Shape(job["depth"], job["width"], job["head_dim"], job["seq_len"], count, tokenizer.vocab)
         if job["kind"] == "ours":
             size = {"model.depth": job["depth"], "model.width": job["width"], "model.head_dim": job["head_dim"],
-                    "runtime.compile": True}
+                    "runtime.compile": True, "runtime.precision": job["precision"]}
             return Ours(Path(job["recipe"]), size, tokenizer.vocab)
-        return (NanoGPT if job["kind"] == "nanogpt" else Upstream)(Path(job["clone"]), shape)
+        if job["kind"] == "nanogpt":
+            return NanoGPT(Path(job["clone"]), shape)
+        return Upstream(Path(job["clone"]), shape, job["precision"] == "bfloat16")
 
     warm = trainer()
     for _ in range(WARMUP_STEPS):

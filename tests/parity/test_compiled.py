@@ -14,7 +14,7 @@ import torch
 
 import backends
 from backends.base import Backend
-from backends.gpt import mlx_model, params
+from backends.gpt import mlx_model, params, torch_model
 from backends.recipe import Recipe
 from backends.spec import GPTSpec
 from tests.parity import compare
@@ -93,6 +93,42 @@ def test_nothing_recompiles_after_the_warm_up(warm: Backend) -> None:
 def test_a_recompilation_would_be_noticed(warm: Backend) -> None:
     with compiling_forbidden(warm), pytest.raises(RuntimeError, match="recompile"):
         train(warm, small_problem(True, rows=3), steps=1)
+
+
+@pytest.mark.parametrize("T", [100, 600])
+@pytest.mark.parametrize("changes", [{"window_pattern": "L"}, {"window_pattern": "S", "short_window_frac": 0.25},
+                                     {"kv_heads": 1}], ids=["whole rows", "windows", "shared keys"])
+def test_compiled_attention_is_pytorchs(T: int, changes: dict[str, Any]) -> None:
+    """Values and gradients. Compiled for a CPU it is two products and a softmax, in parts of the queries."""
+    spec = GPTSpec.of(Recipe().replace({f"model.{k}": v for k, v in changes.items()} | {
+        "model.seq_len": T, "model.width": 32, "model.head_dim": 16, "batch.tokens_per_step": T}), compare.VOCAB)
+    generator = torch.Generator().manual_seed(T)
+    q, k, v, gradient = (torch.randn(2, T, heads, 16, generator=generator)
+                         for heads in (2, spec.kv_heads, spec.kv_heads, 2))
+    mask = torch_model.window_mask(T, spec.windows[0], q)
+
+    def pulled(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y, pull, *_ = torch.func.vjp(lambda q, k, v: torch_model.causal_attention(q, k, v, mask, spec), q, k, v)
+        return y, *pull(gradient.flatten(2))
+
+    compiled = torch.compile(  # traced only
+        pulled, backend="aot_eager", fullgraph=True, isolate_recompiles=True)(q, k, v)  # type: ignore[call-overload]
+    for a, b in zip(pulled(q, k, v), compiled, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 300.0])
+def test_the_loss_is_of_the_logits_that_are_scored(size: float) -> None:
+    """It squashes them by another formula, from nearly nothing to far beyond the cap, and has a gradient there."""
+    p = compare.problem("modern")
+    spec = GPTSpec.of(p.recipe, compare.VOCAB)
+    w = {k: torch.tensor(v) * (size if k == "head.weight" else 1) for k, v in p.weights.items()}
+    tokens = torch.tensor(p.batches[0], dtype=torch.long)
+    scored = torch_model.logits(w, tokens[:, :-1], spec).flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(scored, tokens[:, 1:].flatten())
+    gradients, loss = torch.func.grad_and_value(torch_model.loss)(w, tokens, spec)
+    assert float(loss) == pytest.approx(float(expected), abs=1e-5)
+    assert all(g.isfinite().all() for g in gradients.values())
 
 
 @pytest.mark.slow

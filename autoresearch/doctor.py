@@ -26,7 +26,8 @@ from autoresearch.errors import UserError
 from autoresearch.harness import awake, sandbox, selfcheck
 from autoresearch.harness.measuring import Measuring
 from autoresearch.harness.supervise import TrialFailed
-from autoresearch.research.workspace import GitError, Workspace, git
+from autoresearch.research.git import GitError, git
+from autoresearch.research.workspace import Workspace
 from backends.base import Device
 from backends.recipe import parse
 

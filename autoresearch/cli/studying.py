@@ -27,12 +27,12 @@ from autoresearch.harness.awake import awake
 from autoresearch.harness.runner import Runner
 from autoresearch.research.decide import RATCHETS
 from autoresearch.research.events import Teller
+from autoresearch.research.git import git
 from autoresearch.research.lab import Lab
 from autoresearch.research.loop import Loop
 from autoresearch.research.researchers.base import Researcher
 from autoresearch.research.study import Study
 from autoresearch.research.until import Paused, Until
-from autoresearch.research.workspace import git
 from backends.recipe import parse, preset_file
 
 DEFAULT_BUDGET_S = 300.0

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from autoresearch.errors import UserError
 from autoresearch.paths import CANDIDATE
+from autoresearch.research.git import GitError, git
 from autoresearch.research.stack import Change, Entangled, applied
 from autoresearch.research.study import Study
-from autoresearch.research.workspace import GitError, git
 
 CANDIDATE_SHA = "Candidate"  # trailer of an adopted commit
 

@@ -14,6 +14,7 @@ from autoresearch.harness.supervise import TrialFailed
 from autoresearch.paths import CANDIDATE
 from autoresearch.records import BASELINE, MACHINE, MEMORY, Experiment
 from autoresearch.research import ablate, decide, gate, person
+from autoresearch.research.git import GitError
 from autoresearch.research.judge import BASELINE_SEEDS, Judge, Judgement, again, kind_of, used_files
 from autoresearch.research.lab import Candidate, Lab
 from autoresearch.research.ledger import LedgerError
@@ -23,7 +24,7 @@ from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.researchers.repeats import repeat_of
 from autoresearch.research.simplicity import simpler
 from autoresearch.research.until import Paused, Until
-from autoresearch.research.workspace import BRIEF, GUIDANCE, GitError
+from autoresearch.research.workspace import BRIEF, GUIDANCE
 from backends.recipe import Recipe, RecipeError, edit, parse
 from backends.spec import GPTSpec
 

@@ -19,8 +19,9 @@ from autoresearch import scratch
 from autoresearch.paths import CANDIDATE
 from autoresearch.records import BASELINE, Experiment, last_kept
 from autoresearch.research import gate
+from autoresearch.research.git import GitError, git
 from autoresearch.research.judge import kind_of
-from autoresearch.research.workspace import GitError, Workspace, git
+from autoresearch.research.workspace import Workspace
 from backends.recipe import RecipeError, edit, parse
 
 Files = dict[str, bytes]

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 from autoresearch.harness.confine import CAPABILITY_VERSION_3
-from autoresearch.research import ledger, workspace
+from autoresearch.research import git, ledger, workspace
 
 # In a storm nobody waits for minutes.
-workspace.STALE_LOCK_S, workspace.LOCK_WAIT_S, workspace.HANGS_S = 0.3, 0.5, 2.0
+workspace.STALE_LOCK_S, git.LOCK_WAIT_S, git.HANGS_S = 0.3, 0.5, 2.0
 ledger.BUSY_TIMEOUT_S = 1
 
 PR_CAPBSET_DROP = 24

@@ -16,10 +16,10 @@ import psutil
 
 from autoresearch.harness import checkpoint
 from autoresearch.records import BASELINE, Experiment
+from autoresearch.research.git import git
 from autoresearch.research.study import Study
 from autoresearch.research.until import Until
 from autoresearch.research.view import View
-from autoresearch.research.workspace import git
 from tests.chaos.fast import ROOT, TAG, FastRunner, loop_of, make
 
 STAYS = {"ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "lock", "trials", "frozen", "report", "worktree",

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autoresearch.research.workspace import git
+from autoresearch.research.git import git
 from tests.chaos.fast import TAG
 from tests.chaos.place import CONT, KILL, STOP, TERM, Place, lives, send
 from tests.chaos.points import POINTS

@@ -11,12 +11,13 @@ import pytest
 
 from autoresearch.errors import UserError
 from autoresearch.research import person
+from autoresearch.research.git import GitError
 from autoresearch.research.ledger import Ledger, LedgerError
 from autoresearch.research.loop import Loop
 from autoresearch.research.queue import Queued
 from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.until import Until
-from autoresearch.research.workspace import GitError, Workspace
+from autoresearch.research.workspace import Workspace
 from tests.research.planted import Night
 
 ID = ("-c", "user.name=A Person", "-c", "user.email=person@example.org")

@@ -17,8 +17,9 @@ import pytest
 
 from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, REFERENCE, Score
+from autoresearch.research.git import git
 from autoresearch.research.study import Study
-from autoresearch.research.workspace import Workspace, git
+from autoresearch.research.workspace import Workspace
 
 RECIPE = "backends/gpt/recipe.toml"
 ROOT = Path(__file__).parents[2]

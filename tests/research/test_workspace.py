@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from autoresearch.errors import UsageError, UserError
-from autoresearch.research.workspace import Workspace, git, validate_tag
+from autoresearch.research.git import git
+from autoresearch.research.workspace import Workspace, validate_tag
 
 RECIPE = "backends/gpt/recipe.toml"
 ID = ("-c", "user.name=A Person", "-c", "user.email=person@example.org")
@@ -326,7 +327,7 @@ def test_a_lock_of_another_git_is_waited_for(workspace: Workspace, repo: Path):
 
 
 def test_a_lock_that_stays_is_named(workspace: Workspace, repo: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("autoresearch.research.workspace.LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr("autoresearch.research.git.LOCK_WAIT_S", 0.1)
     sha, lock = propose(workspace, 5), repo / ".git/refs/heads/autoresearch/mar8.lock"
     lock.touch()
     with pytest.raises(UserError, match="another git holds") as e:
@@ -377,7 +378,7 @@ def test_a_git_that_does_not_answer_is_not_waited_for_for_ever(workspace: Worksp
     hangs.parent.mkdir()
     hangs.write_text("#!/bin/sh\nexec sleep 60\n")
     hangs.chmod(0o755)
-    monkeypatch.setattr("autoresearch.research.workspace.HANGS_S", 0.2)
+    monkeypatch.setattr("autoresearch.research.git.HANGS_S", 0.2)
     monkeypatch.setenv("PATH", str(hangs.parent), prepend=os.pathsep)
     with pytest.raises(UserError, match=r"git rev-parse in .* gave no answer"):
         workspace.head()

@@ -26,10 +26,10 @@ from typing import Any
 from autoresearch import scratch
 from autoresearch.records import Spend
 from autoresearch.research.brief import brief
+from autoresearch.research.git import git
 from autoresearch.research.researchers.base import Context, NoProposal, Proposal, Researcher
 from autoresearch.research.researchers.draft import EVIDENCE_CHARS, FOLDER, HYPOTHESIS_CHARS, said
 from autoresearch.research.researchers.service import Limits
-from autoresearch.research.workspace import git
 from backends import recipe
 
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)

@@ -34,11 +34,18 @@ def made_up(recipe: Recipe, vocab: int, rng: np.random.Generator) -> np.ndarray:
 
 def compare(backend: Backend, recipe: Recipe, vocab: int, precision: str, seconds: float) -> dict[str, Any]:
     """Both precisions from one start on the same text for a few steps, for about so many seconds; then the gradients
-    of one more batch at the same weights. Not compiled: that takes longer than all of this."""
+    of one more batch at the same weights. Not compiled: that takes longer than all of this.
+
+    The start is one float32 step from the initial weights. There many gradients are zero but for rounding, of which
+    Adam's first step takes the sign, so that in some runs the losses part by a nat for a while."""
     plain = {"runtime.compile": False, "schedule.seq_parts": 1, "model.dropout": 0.0}
     recipes = {p: recipe.replace(plain | {"runtime.precision": p}) for p in (precision, "float32")}
-    states = {p: initial_state(backend, r, vocab) for p, r in recipes.items()}
     rng, end = np.random.default_rng(1), time.perf_counter() + seconds
+    state = initial_state(backend, recipes["float32"], vocab)
+    backend.step(state, made_up(recipe, vocab, rng), PROGRESS)
+    start = backend.weights(state)
+    del state
+    states = {p: backend.init(r, vocab, start) for p, r in recipes.items()}
     losses: dict[str, list[float]] = {p: [] for p in states}
     times: dict[str, list[float]] = {p: [] for p in states}
     for i in range(MOST_STEPS):

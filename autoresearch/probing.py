@@ -155,9 +155,10 @@ class Probing:
                 raise
             self._over = True
             return False
-        above = timed.peak_memory_bytes - process.idle_bytes
-        grown = above > max((m.memory_bytes for m in self._runs), default=0)  # a peak stays what it was
-        self._runs.append(Measured(recipe, self._vocab, statistics.median(timed.step_s), above if grown else 0))
+        above, estimated = timed.peak_memory_bytes - process.idle_bytes, costs.estimated_bytes(recipe, self._vocab)
+        # A peak stays what it was; what a smaller run adds to it is some pages.
+        own = all(above > m.memory_bytes and estimated > costs.estimated_bytes(m.recipe, m.vocab) for m in self._runs)
+        self._runs.append(Measured(recipe, self._vocab, statistics.median(timed.step_s), above if own else 0))
         return True
 
     def _sized(self, device: Device, depth: int, width: int, tokens: int) -> Recipe:

@@ -88,6 +88,12 @@ def test_the_plan_says_what_was_measured_and_why(monkeypatch: pytest.MonkeyPatch
         assert said in plan.why
 
 
+def test_memory_is_known_from_runs_that_raised_its_peak(monkeypatch: pytest.MonkeyPatch, text: Prepared) -> None:
+    """A small run after a larger one has that one's peak, and some pages more."""
+    plan, _ = planned(monkeypatch, text, Machine(SERVER))
+    assert plan.found.memory_factor == pytest.approx(1, rel=0.01)  # the test's machine takes what is estimated
+
+
 def test_steps_are_predicted_as_they_then_take(monkeypatch: pytest.MonkeyPatch, text: Prepared) -> None:
     machine = Machine(SERVER)
     plan, recipe = planned(monkeypatch, text, machine)

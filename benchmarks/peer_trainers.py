@@ -109,6 +109,8 @@ class Upstream(Trainer):
             sequence_len=shape.seq_len, vocab_size=shape.vocab, n_layer=shape.depth, n_head=heads, n_kv_head=heads,
             n_embd=shape.width, window_pattern="SSSL"))
         self.raw.init_weights()
+        if not autocast:
+            self.raw.float()  # its tables are bf16
         self.optimizer = self.raw.setup_optimizer(unembedding_lr=0.004, embedding_lr=0.6, scalar_lr=0.5,
                                                   adam_betas=(0.8, 0.95), matrix_lr=0.04, weight_decay=0.2)
         self.model = torch.compile(self.raw, dynamic=False)

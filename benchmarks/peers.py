@@ -7,8 +7,8 @@
 
 `speed` times every trainer at one shape on the same rows, in turn, `--rounds` times, with the same allocator settings,
 and prints medians and ratios. `score` trains them one after the other for the same time, compilation not counted, and
-prints bits per character of the held-out slice in blocks of the sequence length. benchmarks/peer_trainers.py says what
-was changed in the peers so that they run.
+prints bits per byte of what was held out, in blocks of the sequence length. Rows are drawn, and blocks begin, as
+each trainer's own do. benchmarks/peer_trainers.py says what was changed in the peers so that they run.
 """
 
 from __future__ import annotations
@@ -108,13 +108,13 @@ def score(options: argparse.Namespace) -> None:
         entries.append(Entry("this trainer, " + options.recipe.name, "ours", r.data.tokenizer, r.model.depth,
                              r.model.width, r.model.head_dim, r.model.seq_len, r.batch.tokens_per_step,
                              str(options.recipe.resolve()), r.runtime.precision))
-    print(f"{options.seconds:g} s of training each\n")
-    print("| trainer | tokenizer | depth x width | tokens a step | steps | bits per character | bits per byte |")
+    print(f"{options.seconds:g} s of training each; bits per byte\n")
+    print("| trainer | tokenizer | depth x width | tokens a step | steps | val | holdout |")
     print("|---|---|--:|--:|--:|--:|--:|")
     for e in entries:
         done = Worker(e, options).ask(do="train", seconds=options.seconds)
         print(f"| {e.label} | {e.tokenizer} | {e.depth} x {e.width} | {e.tokens_per_step:,} | {done['steps']:,} | "
-              f"{done['bpc']:.4f} | {done['bpb']:.4f} |", flush=True)
+              f"{done['val']:.4f} | {done['holdout']:.4f} |", flush=True)
 
 
 class Worker:
@@ -153,14 +153,17 @@ def worker(job: dict[str, Any]) -> None:
 
     text = prepared.find(job["data"]) if job["data"] else prepared.current()
     tokenizer = text.tokenizer(job["tokenizer"])
-    rows = training_rows(text.tokens("train", tokenizer.name), tokenizer.bos, job["seq_len"], seed=1)
+    streams, own_start = text.tokens("train", tokenizer.name), job["kind"] != "nanogpt"
+    rows = (row for row, _ in training_rows(streams, tokenizer.bos, job["seq_len"], seed=1)) if own_start else crops(
+        streams, job["seq_len"], seed=1)
     count = job["tokens_per_step"] // job["seq_len"]
-    batches = (np.stack([next(rows)[0] for _ in range(count)]) for _ in iter(int, 1))
+    batches = (np.stack([next(rows) for _ in range(count)]) for _ in iter(int, 1))
 
     def trainer() -> Trainer:
         shape = Shape(job["depth"], job["width"], job["head_dim"], job["seq_len"], count, tokenizer.vocab)
         if job["kind"] == "ours":
             size = {"model.depth": job["depth"], "model.width": job["width"], "model.head_dim": job["head_dim"],
+                    "batch.tokens_per_step": job["tokens_per_step"],
                     "runtime.compile": True, "runtime.precision": job["precision"]}
             return Ours(Path(job["recipe"]), size, tokenizer.vocab)
         if job["kind"] == "nanogpt":
@@ -182,11 +185,20 @@ def worker(job: dict[str, Any]) -> None:
             fresh = trainer()  # the compiled code is in its cache by now
             fresh.step(next(batches), 0.0)
             steps = train(fresh, batches, request["seconds"])
-            answer({"steps": steps} | scored(fresh, text, tokenizer, job["seq_len"]))
+            answer({"steps": steps} | {split: scored(fresh, text, split, tokenizer, job["seq_len"], own_start)
+                                       for split in ("val", "holdout")})
 
 
 def answer(message: dict[str, Any]) -> None:
     print("\n" + json.dumps(message), flush=True)
+
+
+def crops(streams: list[np.ndarray], length: int, seed: int) -> Iterator[np.ndarray]:
+    """Rows from anywhere, as nanoGPT draws them; the others' begin with BOS."""
+    rng, tokens = np.random.default_rng(seed), np.concatenate(streams)
+    while True:
+        start = rng.integers(len(tokens) - length)
+        yield tokens[start:start + length + 1].astype(np.int32)
 
 
 def train(trainer: Any, batches: Iterator[np.ndarray], seconds: float) -> int:
@@ -197,21 +209,22 @@ def train(trainer: Any, batches: Iterator[np.ndarray], seconds: float) -> int:
     return steps
 
 
-def scored(trainer: Any, text: Any, tokenizer: Any, length: int) -> dict[str, float]:
-    """Bits per character and byte of the holdout split, in blocks of `length` targets."""
-    tokens = np.concatenate(text.tokens("holdout", tokenizer.name)).astype(np.int64)
+def scored(trainer: Any, text: Any, split: str, tokenizer: Any, length: int, own_start: bool) -> float:
+    """Bits per byte of a split, in blocks of `length` targets that begin as training rows do: with BOS (`own_start`),
+    or with the token before."""
+    tokens = np.concatenate(text.tokens(split, tokenizer.name)).astype(np.int64)
     count = (len(tokens) - 1) // length
-    inputs = tokens[:count * length].reshape(count, length)
+    inputs = tokens[:count * length].reshape(count, length).copy()
     targets = tokens[1:count * length + 1].reshape(count, length)
+    if own_start:
+        inputs[:, 0] = tokenizer.bos
     nats = 0.0
     for i in range(0, count, 8):
         logits = trainer.logits(inputs[i:i + 8]).astype(np.float64)
         top = logits.max(-1, keepdims=True)
         log_z = np.log(np.exp(logits - top).sum(-1)) + top[..., 0]
         nats += float((log_z - np.take_along_axis(logits, targets[i:i + 8, :, None], -1)[..., 0]).sum())
-    scored_bytes = b"".join(tokenizer.tokens[t] for t in targets.ravel() if t != tokenizer.bos)
-    chars = len(scored_bytes.decode("utf-8", "surrogateescape"))
-    return {"bpc": nats / math.log(2) / chars, "bpb": nats / math.log(2) / len(scored_bytes)}
+    return nats / math.log(2) / sum(len(tokenizer.tokens[t]) for t in targets.ravel() if t != tokenizer.bos)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     table     every choice that is worth a look
     choose    the rule
 
-Two rules of thumb agree with what was found best by hand, from an 8 GB laptop to an H100:
+Two rules of thumb agree with what was found best by hand, from an 8 GB laptop to an H100. On 5 MB of text the first
+takes too small a size for five minutes; no better one is known yet (docs/performance.md):
 
     size      the largest whose budget holds at least 4 training tokens for each matmul weight
     batch     the power of two that gives about 55 steps for each square root of a second: 300 in half a minute, 950 in

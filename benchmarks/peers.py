@@ -5,7 +5,7 @@
     python -m benchmarks.peers speed --nanogpt nanoGPT --upstream upstream
     python -m benchmarks.peers score --nanogpt nanoGPT --upstream upstream --seconds 300
 
-`speed` times every trainer at one shape on the same rows, in turn, `--rounds` times, with the same allocator settings,
+`speed` times every trainer at one shape on the same text, in turn, `--rounds` times, with the same allocator settings,
 and prints medians and ratios. `score` trains them one after the other for the same time, compilation not counted, and
 prints bits per byte of what was held out, in blocks of the sequence length. Rows are drawn, and blocks begin, as
 each trainer's own do. benchmarks/peer_trainers.py says what was changed in the peers so that they run.
@@ -56,8 +56,8 @@ def main() -> None:
     parser.add_argument("--nanogpt", type=Path, help="a clone of karpathy/nanoGPT")
     parser.add_argument("--upstream", type=Path, help="a clone of karpathy/autoresearch")
     parser.add_argument("--data", default=None, help="a prepared text; default: the current one")
-    parser.add_argument("--recipe", type=Path, default=None,
-                        help="score: a recipe of this trainer's own, beside the reference recipe")
+    parser.add_argument("--recipe", type=Path, action="append", default=[],
+                        help="score: a recipe of this trainer's own, beside the reference recipe; may be repeated")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
@@ -95,6 +95,8 @@ def speed(options: argparse.Namespace) -> None:
 
 
 def score(options: argparse.Namespace) -> None:
+    from backends.recipe import load
+
     entries = [Entry("nanoGPT, its README's size for CPUs", "nanogpt", "byte", 4, 128, 32, 64, 768),
                Entry("upstream, BPE 4096", "upstream", "bpe-4096", 4, 256, 128, 256, 8192, precision="bfloat16"),
                Entry("upstream, BPE 1024, smaller steps", "upstream", "bpe-1024", 4, 256, 128, 256, 4096,
@@ -102,12 +104,11 @@ def score(options: argparse.Namespace) -> None:
                Entry("this trainer, upstream's recipe", "ours", "bpe-4096", 4, 256, 128, 256, 8192, REFERENCE,
                      "bfloat16")]
     entries = [e for e in entries if e.kind == "ours" or getattr(options, e.kind)]
-    if options.recipe:
-        from backends.recipe import load
-        r = load(options.recipe)
-        entries.append(Entry("this trainer, " + options.recipe.name, "ours", r.data.tokenizer, r.model.depth,
-                             r.model.width, r.model.head_dim, r.model.seq_len, r.batch.tokens_per_step,
-                             str(options.recipe.resolve()), r.runtime.precision))
+    for file in options.recipe:
+        r = load(file)
+        entries.append(Entry("this trainer, " + file.name, "ours", r.data.tokenizer, r.model.depth, r.model.width,
+                             r.model.head_dim, r.model.seq_len, r.batch.tokens_per_step, str(file.resolve()),
+                             r.runtime.precision))
     print(f"{options.seconds:g} s of training each; bits per byte\n")
     print("| trainer | tokenizer | depth x width | tokens a step | steps | val | holdout |")
     print("|---|---|--:|--:|--:|--:|--:|")

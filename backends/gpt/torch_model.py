@@ -60,7 +60,7 @@ def rotary(T: int, spec: GPTSpec, like: Tensor) -> Rotation:
     if spec.max_positions:
         return None
     half = torch.arange(spec.head_dim // 2, dtype=torch.float32, device=like.device)
-    # By exp, for Inductor keeps what took one on a CPU; the rest it computes again in every block.
+    # By exp: what took one, Inductor keeps on a CPU; a power it computes again for each element of every block.
     frequency_D = torch.exp(half * (-2 / spec.head_dim * math.log(spec.rope_base)))
     angle_TD = torch.outer(torch.arange(T, dtype=torch.float32, device=like.device), frequency_D)
     return angle_TD.cos()[:, None].to(like.dtype), angle_TD.sin()[:, None].to(like.dtype)

@@ -26,7 +26,7 @@ TEXT_MAX_BYTES = 64_000_000  # of a person's file: its rows are held in memory w
 def rows_of(path: Path) -> tuple[list[bytes], tuple[str, ...]]:
     """(the rows of a person's file, in the yardstick's order; what a person should know). UserError as `ar prepare`."""
     text = corpus.text([path], TEXT_MAX_BYTES)
-    return yardstick.rows(text.documents()), tuple(text.notes)
+    return yardstick.rows(text.documents()), tuple(text.remarks())
 
 
 def evaluate(model: Model, prepared: Prepared, backend: str, split: str, rows: int | None = None,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from autoresearch.cli.sources import Wanted, chosen, source_options
 
@@ -56,13 +57,25 @@ def command(name: str | None, tokenizers: tuple[str, ...], holdout_chars: int | 
 
     with Transfer() as transfer:
         corpus = chosen(Wanted(**typed), lambda corpus: known(corpus, name, holdout_chars or 0) is not None, transfer)
-        result = Result(current(), False, ()) if corpus is None else prepare(
+        result = Result(current(), False, kept_instead(current().name)) if corpus is None else prepare(
             corpus, name, tokenizers, transfer.say, holdout_chars or 0, encode_shards or FIRST_SHARDS)
     say_notes(result.notes, ", which --json lists")
     if as_json:
-        click.echo(json.dumps(summary(result.prepared) | {"new": result.is_new, "notes": list(result.notes)}, indent=2))
+        said = {"new": result.is_new, "notes": list(result.notes), "skipped": result.skipped}
+        click.echo(json.dumps(summary(result.prepared) | said, indent=2))
     else:
         click.echo(table(result.prepared))
+
+
+def kept_instead(name: str) -> tuple[str, ...]:
+    """What was typed for a text that can't be had, while another one stays the current one."""
+    context = click.get_current_context()
+    ignored = [option.opts[0] for option in context.command.params
+               if isinstance(option, click.Option) and option.name != "as_json"
+               and context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE]
+    was = f", so {', '.join(ignored)} {'was' if len(ignored) == 1 else 'were'} ignored" if ignored else ""
+    return (f"nothing was prepared{was}; {name} is as it was. To prepare another text: ar prepare stdlib, or "
+            "ar prepare --text PATH, with the same options",)
 
 
 def say_notes(notes: Sequence[str], where: str = "") -> None:
@@ -93,7 +106,8 @@ def summary(prepared: Prepared) -> dict[str, object]:
 def table(prepared: Prepared) -> str:
     """The splits with their sizes, and the tokenizers with how well they compress the train split."""
     facts = prepared.manifest
-    lines = [f"{'split':<10}{'documents':>11}{'bytes':>15}{'characters':>15}{'rows':>9}"]
+    pieces = "pieces" if facts.policy == "span" else "documents"  # of a document each split has several
+    lines = [f"{'split':<10}{pieces:>11}{'bytes':>15}{'characters':>15}{'rows':>9}"]
     lines += [f"{name:<10}{s.documents:>11,}{s.bytes:>15,}{s.chars:>15,}{f'{s.rows:,}' if s.rows else '-':>9}"
               for name, s in facts.splits.items()]
     lines += ["", f"{'tokenizer':<10}{'vocabulary':>11}{'train tokens':>15}{'bytes/token':>15}"]
@@ -101,8 +115,9 @@ def table(prepared: Prepared) -> str:
         encoded_bytes = facts.shards[len(t.shards) - 1]
         some = "" if len(t.shards) == len(facts.shards) else f"   {len(t.shards)} of {len(facts.shards)} shards"
         lines += [f"{name:<10}{t.vocab:>11,}{t.tokens['train']:>15,}{encoded_bytes / t.tokens['train']:>15.2f}{some}"]
-    by = {"hash": "whole documents, by hash", "span": "spans of the text",
+    by = {"hash": "whole documents, by hash", "span": "pieces of the text",
           "pinned": "whole documents; the source names those that are scored"}[facts.policy]
     tail = f", the last {facts.holdout_chars:,} characters held out" if facts.holdout_chars else ""
-    return "\n".join([*lines, "", f"{prepared.name} (digest {prepared.digest}, split by {by}{tail})",
+    documents = f"{facts.corpus.documents:,} document{'' if facts.corpus.documents == 1 else 's'}"
+    return "\n".join([*lines, "", f"{prepared.name} (digest {prepared.digest}, {documents}, split by {by}{tail})",
                       str(prepared.root)])

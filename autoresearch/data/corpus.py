@@ -21,6 +21,7 @@ from autoresearch.errors import UserError
 STDLIB = "stdlib"
 STDLIB_MAX_BYTES = 12_000_000
 STDIN = Path("-")
+NAMED = 3  # of the files that were skipped
 TRUNCATED = "the text beyond the limit on bytes is left out"
 _NOT_LIBRARY = {
     "site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__",
@@ -38,12 +39,23 @@ class Corpus:
     revision: str = ""
     licence: str = ""
     expected_bytes: int | None = None  # of text, estimated before it is read
-    notes: list[str] = field(default_factory=list)  # what was skipped or is odd; grows while documents are read
+    notes: list[str] = field(default_factory=list)  # what is odd; grows while documents are read
+    skipped: dict[str, str] = field(default_factory=dict)  # {file of a folder: why it holds no text}; grows too
 
     def note(self, line: str) -> None:
         """Said once, however often the corpus is read."""
         if line not in self.notes:
             self.notes.append(line)
+
+    def remarks(self) -> list[str]:
+        """The notes, and what was skipped in one line: a folder may hold thousands of pictures."""
+        if not self.skipped:
+            return list(self.notes)
+        odd_first = sorted(self.skipped.items(), key=lambda item: item[1] == readers.BINARY)
+        named = [f"{path} {why}" for path, why in odd_first[:NAMED]]
+        more = f"; and {len(self.skipped) - NAMED} more" if len(self.skipped) > NAMED else ""
+        count = f"{len(self.skipped):,} file{'' if len(self.skipped) == 1 else 's'}"
+        return [*self.notes, f"skipped {count}: {'; '.join(named)}{more}"]
 
 
 def stdlib(max_bytes: int | None = None) -> Corpus:
@@ -138,13 +150,13 @@ def _taken(part: File | Path, fields: Fields, corpus: Corpus) -> Iterator[bytes]
     if isinstance(part, File):
         yield from _file(part, fields, corpus)
         return
-    is_empty, before = True, len(corpus.notes)
+    is_empty, before = True, len(corpus.skipped)
     for path in walk(part, set()):
         for document in _or_note(path, fields, corpus):
             is_empty = False
             yield document
     if is_empty:
-        raise _no_text(part, corpus.notes[before:])
+        raise _no_text(part, list(corpus.skipped.items())[before:])
 
 
 def documents(path: Path, corpus: Corpus) -> Iterator[bytes]:
@@ -163,16 +175,16 @@ def _file(file: File, fields: Fields, corpus: Corpus) -> Iterator[bytes]:
 
 
 def _or_note(path: Path, fields: Fields, corpus: Corpus) -> Iterator[bytes]:
-    """The documents of a file found in a folder; a note where it is no text."""
+    """The documents of a file found in a folder; none where it is no text, which is remembered."""
     try:
         yield from readers.documents(readers.at(path), fields, corpus.note)
     except Unusable as e:
         if e.why != readers.EMPTY:  # nothing to speak of in a folder
-            corpus.note(f"skipped {path}: it {e.why}")
+            corpus.skipped[str(path)] = e.why
 
 
-def _no_text(folder: Path, notes: list[str]) -> UserError:
-    why = "".join(f"; {note}" for note in notes[:1])
+def _no_text(folder: Path, skipped: list[tuple[str, str]]) -> UserError:
+    why = "".join(f"; {path} {why}" for path, why in skipped[:1])
     return UserError(f"the folder {folder} holds no text{why}", "Name a text file, or a folder of them.")
 
 

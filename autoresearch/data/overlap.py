@@ -28,12 +28,21 @@ from autoresearch.data.manifest import Overlap
 WINDOW_BYTES = 64
 MIN_WINDOWS = 4
 FOUND_FRAC = 0.5
+NEAR_FRAC = 0.01  # of a split's rows, above which a person hears that they stand in train
 BLOCK_BYTES = 1 << 15  # hashed at once, so that the arrays stay in the processor's cache
 OVERLAP_BYTES = 512  # of neighbouring blocks, so that no window is lost between them unless it is mostly white space
 TABLE_BITS = 24
 _BELOW = np.uint64(1 << 61)  # one window in eight
 _FACTOR = 0x9E3779B97F4A7C15
 _SMALL, _SPACES = bytes(range(256)).lower(), b" \t\r\n\v\f"
+
+
+def warning(found: dict[str, Overlap]) -> str:
+    """What a person should know of it; nothing where next to no row was found."""
+    shares = [f"{o.found:,} of {o.judged:,} rows of {split} ({o.found / o.judged:.1%})" for split, o in found.items()
+              if o.found > NEAR_FRAC * o.judged]
+    return f"{', '.join(shares)} also stand in train, exactly or nearly: their scores flatter a model that memorises" \
+        if shares else ""
 
 
 def measure(rows: dict[str, list[bytes]], train: Path) -> dict[str, Overlap]:

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,7 +45,6 @@ DEFAULT_TOKENIZERS = {BYTE: 0, "bpe-1024": 65_536, "bpe-2048": 131_072, "bpe-409
 LEARNED_BYTES = 128_000_000  # of the train text, evenly spread, that a tokenizer is trained on at most
 SHARD_BYTES = 128_000_000  # of the train text, or a little more: shards end where documents do
 FIRST_SHARDS = 2  # what a night can consume first; `extend` encodes more
-NEAR_FRAC = 0.01  # of a split's rows, above which a person hears that they stand in train
 SPOOL, UNFINISHED = ".tmp-spool", ".tmp-"
 SPARE_BYTES = 32_000_000
 
@@ -56,7 +55,8 @@ Progress = Callable[[str], None]
 class Result:
     prepared: Prepared
     is_new: bool
-    notes: tuple[str, ...]  # what a person should know
+    notes: tuple[str, ...]  # what a person should know, the most important first
+    skipped: dict[str, str] = field(default_factory=dict)  # files of a folder, and why they hold no text
 
 
 def prepare(corpus: Corpus, name: str | None = None, tokenizers: tuple[str, ...] = (),
@@ -82,7 +82,8 @@ def prepare(corpus: Corpus, name: str | None = None, tokenizers: tuple[str, ...]
                 found, is_new = _divided(root, name, corpus, holdout_chars, tokenizers, shards, progress)
             result = _finished(found, name if is_new else "", tokenizers, shards, progress)
             prepared.select(result.prepared.name)
-            return replace(result, notes=(*corpus.notes, *_warnings(result.prepared.manifest), *result.notes))
+            notes = (*_warnings(result.prepared.manifest), *corpus.remarks(), *result.notes)
+            return replace(result, notes=notes, skipped=dict(corpus.skipped))
 
 
 def known(corpus: Corpus, name: str | None = None, holdout_chars: int = 0) -> Prepared | None:
@@ -205,7 +206,7 @@ def _write_splits(folder: Path, text: Spool, division: Division, corpus: Corpus,
             rows=len(rows[split]), rows_sha256=yardstick.digest(rows[split]) if rows[split] else "")
     progress("looking for what is scored in train")
     source = manifest.Source(corpus.kind, corpus.source, corpus.revision, corpus.licence, len(text.ends_D), text.pinned,
-                             text.total_bytes, text.sha256, text.ends_sha256, tuple(corpus.notes))
+                             text.total_bytes, text.sha256, text.ends_sha256, tuple(corpus.remarks()))
     shards = _shards(division.ranges["train"])
     found = overlap.measure({split: rows[split] for split in SCORED}, folder / prepared.text_file("train"))
     facts = Manifest(manifest.FORMAT, f"autoresearch {autoresearch.__version__}",
@@ -250,12 +251,16 @@ def _finished(found: Prepared, name: str, tokenizers: tuple[str, ...], shards: i
         found, notes = _tokenize(found, tokenizers, shards, progress)
         root = found.root.parent
         # A set of that name with other content stays; this one is called after its content as well.
-        target = root / name if not os.path.lexists(root / name) else root / f"{name}-{found.digest[:8]}"
+        target = root / name
+        if os.path.lexists(target):
+            target = root / f"{name}-{found.digest[:8]}"
+            notes = (f"{name} is another text, which stays; this one is called {target.name}", *notes)
         if os.path.lexists(target):
             raise prepared.damaged(target, "its content is not that of its name")
         found.root.rename(target)
         disk.sync(root)
-    return Result(prepared.load(target), True, notes)
+    done = prepared.load(target)
+    return Result(done, True, (*notes, *_elsewhere(done)))
 
 
 def _tokenize(found: Prepared, names: tuple[str, ...], shards: int,
@@ -338,10 +343,20 @@ def _needed_bytes(text_bytes: int, tokenizers: tuple[str, ...], shards: int) -> 
 
 
 def _warnings(facts: Manifest) -> list[str]:
-    shares = [f"{found.found / found.judged:.1%} of {split}" for split, found in facts.overlap.items()
-              if found.found > NEAR_FRAC * found.judged]
-    return [f"rows that also stand in train, exactly or nearly: {', '.join(shares)}; their scores flatter a model that "
-            "memorises"] if shares else []
+    warning = overlap.warning(facts.overlap)
+    return [f"{warning}. Remove copies from the text, and prepare it under another --name"] if warning else []
+
+
+def _elsewhere(found: Prepared) -> list[str]:
+    """The same text may be there under another name, which takes its room twice."""
+    copies = []
+    for name in prepared.names():
+        with contextlib.suppress(UserError):  # a damaged set says so when it is used
+            if name != found.name and prepared.described(found.root.parent / name).manifest.origin() \
+                    == found.manifest.origin():
+                copies.append(name)
+    return [f"the same text is there as {copies[0]} already; to keep one of them: ar data delete {copies[0]}"] \
+        if copies else []
 
 
 def checked_name(name: str) -> str:

@@ -36,7 +36,7 @@ MAX_LINE_BYTES = 64_000_000  # of JSON lines: one object is parsed in memory
 BLOCK_BYTES = 4_000_000
 BATCH_ROWS = 1024
 SNIFF_BYTES = 8192
-EMPTY = "is empty"
+EMPTY, BINARY = "is empty", "is binary, not text"
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = ".parquet"
@@ -236,7 +236,7 @@ def _sniff(file: File, content: io.BufferedReader) -> bytes:
     if encoding := _utf16(head):
         raise Unusable("is UTF-16", f"Convert it: iconv -f {encoding} -t UTF-8 '{file.label}' > text.txt")
     if b"\0" in head or head.startswith(b"%PDF-"):
-        raise Unusable("is binary, not text",
+        raise Unusable(BINARY,
                        "Unpack an archive, or save a document as plain text, and name what comes out.")
     return head
 

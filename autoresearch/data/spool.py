@@ -70,8 +70,10 @@ def fill(path: Path, corpus: Corpus, progress: Callable[[str], None] = lambda li
                 said = size
                 progress(f"read {size / 1e6:,.0f} MB{_of(corpus)}")
     if invalid:
-        corpus.note(f"{invalid:,} bytes are not UTF-8; they are kept as they are, and count as one character each")
-    progress(f"{corpus.source}: {len(ends):,} documents, {size:,} bytes")
+        corpus.notes.insert(0, f"{invalid:,} bytes are not UTF-8; they are kept as they are, and count as one "
+                               "character each. Text in another encoding is better converted first: "
+                               "iconv -f LATIN1 -t UTF-8 FILE")
+    progress(f"{corpus.source}: {len(ends):,} document{'' if len(ends) == 1 else 's'}, {size:,} bytes")
     return Spool(path, np.frombuffer(ends, np.int64) if ends else np.empty(0, np.int64),
                  np.frombuffer(hashes, np.uint64) if hashes else np.empty(0, np.uint64),
                  pinned, total.hexdigest(), size)

@@ -79,4 +79,6 @@ def test_a_person_hears_of_documents_that_stand_on_both_sides():
     copies = [b"Again: " + document for document in documents]  # other hashes, so other splits
     result = prepare(made_corpus([*documents, *copies]), "copied", ("byte",))
     assert result.prepared.manifest.overlap["val"].found > 0.5 * result.prepared.manifest.splits["val"].rows
-    assert [note for note in result.notes if "stand in train" in note and " of val" in note]
+    found = result.prepared.manifest.overlap["val"]
+    assert f"{found.found} of {found.judged} rows of val" in result.notes[0], "before all else"
+    assert "stand in train" in result.notes[0] and "Remove copies" in result.notes[0]

@@ -42,7 +42,35 @@ def test_the_table_has_every_split_and_tokenizer_and_progress_is_apart(novel: Pa
     assert found.exit_code == 0, found.output
     first_words = [line.split()[0] for line in found.stdout.splitlines() if line]
     assert first_words[:9] == ["split", "train", "dev", "val", "confirm", "holdout", "tokenizer", "byte", "bpe-300"]
-    assert "tokenizer bpe-300\n" in found.stderr and "1 documents" in found.stderr
+    assert "tokenizer bpe-300\n" in found.stderr and "1 document, " in found.stderr
+    assert "pieces" in found.stdout and "1 document, split by pieces of the text" in found.stdout
+
+
+def test_of_a_messy_folder_what_matters_stands_first_and_what_was_skipped_in_one_line(tmp_path: Path):
+    folder = tmp_path / "messy"
+    folder.mkdir()
+    text = made_text(60_000, 1)
+    for name in ("a.txt", "copy.txt"):
+        (folder / name).write_bytes(text)
+    (folder / "latin1.txt").write_bytes("déjà vu, encore une fois\n".encode("latin-1") * 500)
+    for n in range(12):
+        (folder / f"{n}.jpg").write_bytes(b"\xff\xd8\0\0")
+    found = prepare("--text", folder, "--tokenizer", "byte", "--json")
+    notes = [line for line in found.stderr.splitlines() if line.startswith("note: ")]
+    assert "stand in train" in notes[0] and " are not UTF-8" in notes[1] and "skipped 12 files: " in notes[2], notes
+    assert len(notes) == 3 and len(json.loads(found.stdout)["skipped"]) == 12
+
+
+def test_a_name_that_is_taken_and_a_text_that_is_there_already_are_said(tmp_path: Path, novel: Path):
+    assert prepare("--text", novel, "--tokenizer", "byte", "--name", "docs").exit_code == 0
+    other = tmp_path / "other.txt"
+    other.write_bytes(made_text(60_000, 7))
+    said = prepare("--text", other, "--tokenizer", "byte", "--name", "docs").stderr
+    called = prepared.current().name
+    assert called != "docs" and f"docs is another text, which stays; this one is called {called}" in said
+    assert "already" not in said
+    said = prepare("--text", novel, "--tokenizer", "byte", "--name", "again").stderr
+    assert "the same text is there as docs already" in said and prepared.current().name == "again"
 
 
 def test_nothing_given_means_the_standard_library_where_there_is_no_hub():

@@ -124,8 +124,8 @@ def test_default_tokenizers_are_those_that_suit_the_text(tmp_path: Path):
     path.write_bytes(b"all work and no play\n" * 20_000)
     found = prepare(corpus.text([path]))
     assert found.prepared.tokenizers() == ["byte"]
-    repeated, *faults = found.notes
-    assert "100.0% of val" in repeated
+    repeated, taken, *faults = found.notes
+    assert "18 of 18 rows of val (100.0%)" in repeated and "t is another text, which stays" in taken
     assert len(faults) == len(DEFAULT_TOKENIZERS) - 1 and "repeated pieces" in faults[0]
     with pytest.raises(UserError, match="bpe-4096 can't be trained"):
         prepare(corpus.text([path]), tokenizers=("bpe-4096",))

@@ -91,6 +91,10 @@ def test_a_text_of_ones_own_is_not_replaced_because_the_hub_is_away(novel: Path,
     found = prepare()
     assert found.exit_code == 0 and "the text prepared before stays" in found.stderr
     assert prepared.names() == ["novel"] and prepared.current().name == "novel"
+    found = prepare("--max-bytes", "5MB", "--name", "short")
+    assert found.exit_code == 0
+    assert "nothing was prepared, so --max-bytes, --name, --tokenizer were ignored; novel is as it was" in found.stderr
+    assert "ar prepare --text PATH" in found.stderr
     assert prepare("stdlib", "--max-bytes", "400KB").exit_code == 0 and prepared.current().name == "stdlib"
 
 

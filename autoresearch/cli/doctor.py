@@ -30,7 +30,8 @@ def command(backend: str | None, as_json: bool) -> int:
     """Look at everything a night needs, and say how to mend what is missing.
 
     Each line is ok, a warning or a failure, with the remedy below it: Python, framework, device, precision, compiler,
-    sandbox, sleep, disk, text, tokenizer, git, key and clock. Takes some seconds. Exit code 1 if there is a failure.
+    sandbox, sleep, load, disk, text, tokenizer, git, key and clock. Takes some seconds. Exit code 1 if there is a
+    failure.
     """
     from autoresearch import doctor, paths
     from autoresearch.cli.machine import candidate_files

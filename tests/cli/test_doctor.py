@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 from autoresearch import doctor
 from autoresearch.cli.doctor import command
 from autoresearch.doctor import FAILURE, OK, WARNING, Finding, Patient
-from autoresearch.harness import sandbox, selfcheck
+from autoresearch.harness import sandbox, selfcheck, sensors
 from autoresearch.harness.selfcheck import Tried
 from backends.base import Device
 
@@ -46,6 +47,7 @@ def patient(clone: Path) -> Patient:
 def findings(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> dict[str, Finding]:
     """All but the child process of the sandbox's check."""
     monkeypatch.setattr(selfcheck, "self_check", lambda: [Tried("read the home", True, "EACCES")])
+    monkeypatch.setattr(doctor, "LISTENED_S", 0.05)
     return {f.name: f for f in doctor.examine(patient)}
 
 
@@ -54,8 +56,8 @@ def test_a_machine_that_lacks_nothing_is_found_well(patient: Patient, monkeypatc
     monkeypatch.setenv("GIT_AUTHOR_EMAIL", "person@example.org")
     monkeypatch.setenv(doctor.KEY, KEY)
     found = findings(patient, monkeypatch)
-    assert list(found) == ["python", "framework", "device", "precision", "compiler", "sandbox", "sleep", "disk", "data",
-                           "tokenizer", "git", "git identity", "key", "clock"]
+    assert list(found) == ["python", "framework", "device", "precision", "compiler", "sandbox", "sleep", "load", "disk",
+                           "data", "tokenizer", "git", "git identity", "key", "clock"]
     assert found["device"].said == "a chip, 8.0 GiB"
     assert found["precision"].said.startswith("bfloat16, float32; ")
     assert found["git identity"].said == "A Person <person@example.org>"
@@ -106,6 +108,23 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(patient: Patient,
     found = findings(patient, monkeypatch)
     assert found["device"].state == FAILURE and "AttributeError" in found["device"].said
     assert found["clock"].state == OK
+
+
+@pytest.mark.parametrize(("backend", "others", "state"), [
+    ("cpu", 0.02, OK), ("cpu", 1.0, WARNING), ("cuda", 1.0, OK), ("cuda", 3.5, WARNING), ("cpu", None, OK)])
+def test_load_is_judged_as_a_trial_would_be(patient: Patient, monkeypatch: pytest.MonkeyPatch, backend: str,
+                                            others: float | None, state: str) -> None:
+    """Of four cores: CUDA leaves them to others as long as one is idle."""
+    at = iter((0.0, 10.0))  # seconds of a clock that the counters follow
+    seen = sensors.counters()
+    monkeypatch.setattr(doctor.time, "monotonic", lambda: next(at))
+    monkeypatch.setattr(sensors, "cores", lambda: 4.0)
+    busy = iter((0.0, None if others is None else 10.0 * others))
+    monkeypatch.setattr(sensors, "counters", lambda: replace(seen, busy_s=next(busy), own_s=0.0))
+    monkeypatch.setattr(doctor, "LISTENED_S", 0.0)
+    found, said, remedy = doctor.load(replace(patient, backend=backend))
+    assert found == state and ("--busy-ok" in remedy) == (state == WARNING)
+    assert "does not tell" in said if others is None else f"other programs use {others:.2f} of 4 cores" in said
 
 
 def test_a_failure_is_exit_code_1_and_a_warning_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import textwrap
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from autoresearch.cli.style import fit
 from autoresearch.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from autoresearch.report.compare import Comparison
     from autoresearch.report.story import Attempt, Story
 
-NAME_COLUMNS = 28
+NAME_COLUMNS, MAX_COLUMNS, MAX_LINES = 28, 120, 4
 EPILOG = """\b
 Examples:
   ar compare mar8 mar9          two studies, by their champions
@@ -72,25 +75,26 @@ def champion(story: Story) -> Attempt:
 
 
 def record(c: Comparison) -> dict[str, Any]:
-    sides = {key: {"name": side.name, "verified": side.verified} | side.facts for key, side in (("a", c.a), ("b", c.b))}
+    sides = {key: {"name": side.name, "verified": side.verified, "unscored": side.unscored} | side.facts
+             for key, side in (("a", c.a), ("b", c.b))}
     return {**sides, "unlike": c.unlike,
             "recipe": {key: [x, y] for key, x, y in c.turned}, "gain": _gain(c)}
 
 
 def page(c: Comparison) -> str:
-    """Three columns; where the terminal is narrow, their ends are cut."""
-    from autoresearch.cli.style import fit, style, width
+    """Three columns, in which long values go on below; a dash where nothing is known."""
+    from autoresearch.cli.style import style, width
     from autoresearch.report import words
 
-    columns = width()
-    room = None if columns is None else max(8, (columns - NAME_COLUMNS - 2) // 2)
-    wide = room or max(len(x) for side in (c.a, c.b) for x in (side.name, *side.facts.values())) + 2
+    room = max(8, (min(width() or MAX_COLUMNS, MAX_COLUMNS) - NAME_COLUMNS - 2) // 2)
 
     def row(name: str, x: str, y: str) -> str:
-        return f"{fit(name, NAME_COLUMNS - 2):<{NAME_COLUMNS}}{fit(x, room):<{wide}}  {fit(y, room)}".rstrip()
+        cells = zip_longest([name], wrapped(x, room), wrapped(y, room), fillvalue="")
+        return "\n".join(f"{fit(head, NAME_COLUMNS - 2):<{NAME_COLUMNS}}{left:<{room}}  {right}".rstrip()
+                         for head, left, right in cells)
 
     lines = [style(row("", c.a.name, c.b.name), bold=True)]
-    lines += [row(name, c.a.facts.get(name, ""), c.b.facts.get(name, "")) for name in c.a.facts]
+    lines += [row(name, c.a.facts.get(name) or "-", c.b.facts.get(name) or "-") for name in c.a.facts]
     if c.turned:
         lines += ["", style("what their recipes have different", bold=True)]
         lines += [row(key, words.value(x), words.value(y)) for key, x, y in c.turned]
@@ -98,7 +102,16 @@ def page(c: Comparison) -> str:
     return "\n".join([*lines, "", *verified, sentence(c)])
 
 
+def wrapped(text: str, columns: int) -> list[str]:
+    """At most so many columns, and a few lines."""
+    lines = textwrap.wrap(text, columns, max_lines=MAX_LINES, placeholder=" …")
+    return [fit(line, columns) for line in lines] or [""]  # letters may be two columns wide
+
+
 def sentence(c: Comparison) -> str:
+    unscored = [f"{side.name} has no score: {side.unscored}." for side in (c.a, c.b) if side.unscored]
+    if unscored:
+        return "\n".join([*unscored, "So there is nothing to compare."])
     if c.unlike:
         return f"Their scores don't compare: {', '.join(c.unlike)} differ{'s' if len(c.unlike) == 1 else ''}."
     if c.gain is None:

@@ -27,6 +27,7 @@ class Side:
     facts: dict[str, str]
     recipe: dict[str, Any]
     verified: str = ""  # what fresh seeds and the confirm split said, in a sentence
+    unscored: str = ""  # why it has no score
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,19 @@ def _experiment(name: str, a: Attempt) -> Side:
     facts = {"hypothesis": words.one_line(e.hypothesis), "proposed by": words.one_line(e.researcher),
              "verdict": e.verdict or "under way", "val, screening seed": _score(a.bpb), "val, mean of seeds": _mean(e),
              "against its incumbent": words.signed(None if a.gain_bpb is None else -a.gain_bpb),
-             "steps": f"{t.steps:,}" if t else "",
+             "steps": f"{t.steps:,}" if t and t.steps else "",
              "tokens a second": f"{a.tokens_per_s:,.0f}" if a.tokens_per_s else "",
-             "parameters": f"{t.params:,}" if t else "", "peak memory": words.gib(t.peak_memory_bytes) if t else "",
+             "parameters": f"{t.params:,}" if t and t.params else "",
+             "peak memory": words.gib(t.peak_memory_bytes) if t and t.peak_memory_bytes else "",
              "commit": e.sha[:12]}
-    return Side(name, facts, e.recipe)
+    return Side(name, facts, e.recipe, unscored=_unscored(a))
+
+
+def _unscored(a: Attempt) -> str:
+    if a.bpb is not None:
+        return ""
+    why = a.experiment.reason or (a.trial.reason if a.trial else "")
+    return words.first_sentence(why) or ("it is not decided yet" if not a.verdict else a.verdict)
 
 
 def _mean(e: Experiment) -> str:

@@ -56,6 +56,19 @@ def test_experiments_show_what_their_recipes_have_different(two: tuple[Made, Mad
     assert "mar8:2" in ar(capsys, "compare", "mar9", "mar8:2"), "a study stands for its champion there"
 
 
+def test_of_one_that_was_stopped_early_it_says_what_is_known_and_why(two: tuple[Made, Made],
+                                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    why = "stopped at 40% of its budget: 0.2000 bits per byte behind the incumbent on dev"
+    n = two[0].idea("discard", None, "A very long hypothesis, " * 12, why, {"model.depth": 2})
+    text = ar(capsys, "compare", "1", str(n), "--tag", "mar8")
+    cells = {line.split("  ")[0]: line.split() for line in text.splitlines()}
+    assert all(cells[name][-1] == "-" for name in ("steps", "parameters", "peak memory", "val, screening seed"))
+    assert f"{n} has no score: {why}." in text and "no seed in common" not in text
+    assert max(map(len, text.splitlines())) <= 120 and text.count("very long") > 3 and "…" in text
+    record = json.loads(ar(capsys, "compare", "1", str(n), "--tag", "mar8", "--json"))
+    assert record["b"]["unscored"] == why and record["a"]["unscored"] == "" and record["b"]["steps"] == ""
+
+
 def test_seeds_that_both_have_give_an_interval(two: tuple[Made, Made], capsys: pytest.CaptureFixture[str]) -> None:
     for seed, score in ((2, 2.32), (3, 2.33)):
         two[1].trial(1, score, seed, "repeat")

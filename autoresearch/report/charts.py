@@ -82,8 +82,8 @@ class Plot:
 
 
 def staircase(shown: Progress, width: int = WIDE, link: Link | None = None) -> Markup:
-    """Kept attempts are filled circles, dropped ones small dots, those without a score crosses: shape tells them apart
-    too. `link` gives the address of an experiment."""
+    """Kept attempts are filled circles, dropped ones small dots, those stopped early squares, those that failed
+    crosses: shape tells them apart too. `link` gives the address of an experiment."""
     left = 0.4 + 0.02 * (shown.last + 2)
     plot = Plot(width, 420 if width > 600 else 320, (-left, shown.last + 0.6), (shown.low, shown.high),
                 "Bits per byte of every experiment, and the best so far", top=30)
@@ -96,13 +96,15 @@ def staircase(shown: Progress, width: int = WIDE, link: Link | None = None) -> M
         path = " ".join(f"{plot.x(x):.1f},{plot.y(max(y, shown.low)):.1f}" for x, y in band)
         plot.parts.append(f'<polygon class="band" points="{path}"/>')
     plot.line(stairs, "best")
-    few = len(shown.dropped) + len(shown.beyond) + len(shown.failed) + len(shown.steps) <= TITLES
+    few = sum(map(len, (shown.dropped, shown.beyond, shown.stopped, shown.failed, shown.steps))) <= TITLES
     top = shown.high - 0.025 * (shown.high - shown.low)
     mark = _Marks(plot, link if few else None, few)
     for a in shown.dropped:
         mark(a, "dropped", _dot(plot.x(a.n), plot.y(a.bpb or 0.0), 3.5))
     for a in shown.beyond:
         mark(a, "dropped", _triangle(plot.x(a.n), plot.y(top)))
+    for a in shown.stopped:
+        mark(a, "dropped", _square(plot.x(a.n), plot.y(top)))
     for a in shown.failed:
         mark(a, "failed", _cross(plot.x(a.n), plot.y(top)))
     for a in shown.steps:
@@ -210,6 +212,10 @@ def _dot(x: float, y: float, radius: float) -> str:
 
 def _triangle(x: float, y: float) -> str:
     return f'<path d="M{x - 4:.1f} {y + 3:.1f}h8l-4 -7z"/>'
+
+
+def _square(x: float, y: float) -> str:
+    return f'<path d="M{x - 3.5:.1f} {y - 3.5:.1f}h7v7h-7z"/>'
 
 
 def _cross(x: float, y: float) -> str:

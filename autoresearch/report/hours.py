@@ -1,7 +1,8 @@
 """Where a study's hours went, and how the machine did meanwhile; from when trials began and what they measured.
 
-    spent      parts of the time, the largest questions first: training of what kind, and everything around it
-    Measured   one trial's throughput, memory and the machine's own speed, at its hour
+    spent       parts of the time, the largest questions first: training of what kind, and everything around it
+    conditions  what the machine did beside each trial
+    Measured    one trial's throughput, memory and the machine's own speed, at its hour
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import itertools
 from dataclasses import dataclass
 from datetime import datetime
 
+from autoresearch.harness.conditions import Conditions
 from autoresearch.records import BASELINE, Trial, name_of
 from autoresearch.report.story import Story
 
@@ -85,6 +87,12 @@ def measured(story: Story) -> list[Measured]:
     trials = [t for t in _in_order(story) if t.status == "ok"]
     first = _moment(trials[0]) if trials else 0.0
     return [Measured((_moment(t) - first) / 3600, t.experiment, t) for t in trials]
+
+
+def conditions(story: Story) -> list[Conditions]:
+    """Under which each trial with a score ran, where that was seen."""
+    return [Conditions.from_json(t.facts["machine"]) for t in _in_order(story)
+            if t.status == "ok" and isinstance(t.facts.get("machine"), dict)]
 
 
 def _in_order(story: Story) -> list[Trial]:

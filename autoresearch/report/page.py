@@ -15,8 +15,10 @@ from datetime import date
 from typing import Any
 
 import autoresearch
+from autoresearch.data import overlap
 from autoresearch.data.prepared import Prepared
 from autoresearch.errors import UserError
+from autoresearch.harness import conditions
 from autoresearch.records import name_of
 from autoresearch.report import charts, hours, words
 from autoresearch.report.picture import caption, headline
@@ -24,7 +26,7 @@ from autoresearch.report.progress import progress
 from autoresearch.report.samples import Sample
 from autoresearch.report.story import Attempt, Story
 from autoresearch.report.templates import render
-from autoresearch.research import ablate, horizon, verify
+from autoresearch.research import ablate, fair, horizon, verify
 from autoresearch.research.ablate import Finding
 from autoresearch.research.account import Arm, arms
 from autoresearch.research.workspace import Workspace
@@ -42,7 +44,7 @@ RATCHETS = {  # what it took to be kept
     "greedy": "A change was kept for any decrease on one seed, so some of these gains are luck.",
 }
 MEANS = {
-    "discard": "no better, or too little better to tell from luck",
+    "discard": "no better, too little better to tell from luck, or stopped when it could hardly catch up",
     "crash": "the training ended with an error",
     "timeout": "it overstayed its budget",
     "invalid": "it broke a rule, or its score was not earned",
@@ -69,8 +71,8 @@ def page(story: Story, workspace: Workspace, prepared: Prepared | None, samples:
         "shown": shown, "kept": [(a, turned(a, workspace), [judged_as(a), *worth(findings, a.n)]) for a in story.kept],
         "learning": learning(story.champion, story.baseline) if story.kept else [],
         "dropped": _dropped(story), "knobs": knobs(story), "checks": _checks(story), "arms": _arms(story),
-        "samples": samples, "sure": _sureness(story), "spent": hours.spent(story), "night": night(story),
-        "facts": _facts(story, prepared),
+        "samples": samples, "sure": [*_sureness(story), *_doubts(story, prepared)], "spent": hours.spent(story),
+        "night": night(story), "facts": _facts(story, prepared),
         "commands": _commands(story, prepared), "words": words, "lessons": _no_gain(story), "share": _share})
 
 
@@ -217,6 +219,20 @@ def _sureness(story: Story) -> list[str]:
     if story.holdout_evals:
         lines.append(f"The holdout split has been read {words.times(story.holdout_evals)}, by `ar eval`. A score on it "
                      "means less with every look.")
+    return lines
+
+
+def _doubts(story: Story, prepared: Prepared | None) -> list[str]:
+    """What scores are to be doubted for: others at work beside a trial, and rows that training has read."""
+    accelerated, seen = fair.accelerated(str(story.facts.get("backend"))), hours.conditions(story)
+    shared = [(c, why) for c in seen if (why := conditions.unfair(c, accelerated=accelerated))]
+    lines = []
+    if shared:
+        worst = max(shared, key=lambda found: found[0].outside_cores or 0.0)[1]
+        lines.append(f"Of {len(seen)} trials with a score {len(shared)} ran on a machine that was shared or unsteady, "
+                     f"as `--busy-ok` allows: their scores are noisier. At worst {worst}.")
+    if prepared is not None and (warning := overlap.warning(prepared.manifest.overlap)):
+        lines.append(f"Of the text {warning}.")
     return lines
 
 

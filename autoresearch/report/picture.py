@@ -145,6 +145,9 @@ def _plot(axes: Any, shown: Progress, story: Story, theme: Theme) -> None:
     if shown.beyond:
         axes.scatter([a.n for a in shown.beyond], [top] * len(shown.beyond), s=30, marker="^", color=theme.dropped,
                      linewidth=0, zorder=2, label=f"dropped, too high to show ({len(shown.beyond)})")
+    if shown.stopped:
+        axes.scatter([a.n for a in shown.stopped], [top] * len(shown.stopped), s=30, marker="s", color=theme.dropped,
+                     linewidth=0, zorder=2, label=f"stopped early, no score ({len(shown.stopped)})")
     if shown.failed:
         axes.scatter([a.n for a in shown.failed], [top] * len(shown.failed), s=34, marker="x", color=theme.failed,
                      linewidth=1.6, zorder=3, label=f"no score: {kinds(shown.failed)}")

@@ -20,7 +20,8 @@ class Progress:
     steps: list[Attempt]  # the baseline and what was kept, with their scores
     dropped: list[Attempt]  # with a score inside the limits
     beyond: list[Attempt]  # with a score too high to show
-    failed: list[Attempt]  # without one
+    stopped: list[Attempt]  # dropped before their end, so without one
+    failed: list[Attempt]  # without one too
     seeds: dict[int, tuple[float, float]]  # n of a step with several -> lowest and highest
     spread_bpb: float
     low: float
@@ -44,6 +45,7 @@ def progress(story: Story) -> Progress | None:
     return Progress(
         steps=steps, dropped=[a for a in dropped if a.bpb is not None and a.bpb <= high],
         beyond=[a for a in dropped if a.bpb is not None and a.bpb > high],
+        stopped=[a for a in story.judged if a.verdict == "discard" and a.bpb is None],
         failed=[a for a in story.judged if a.verdict in FAILED], seeds=seeds, spread_bpb=story.spread_bpb or 0.0,
         low=min([low, *(lowest for lowest, _ in seeds.values())]), high=high,
         last=max((a.n for a in story.ideas), default=4))

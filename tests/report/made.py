@@ -96,13 +96,14 @@ class Made:
         self.study.conclude(n, verdict, reason)
         return n
 
-    def trial(self, n: int, bpb: float, seed: int = 1, purpose: str = "screen", split: str = "val") -> int:
+    def trial(self, n: int, bpb: float, seed: int = 1, purpose: str = "screen", split: str = "val",
+              facts: dict[str, Any] | None = None) -> int:
         ledger = self.study.ledger
         trial = ledger.start_trial(n, seed, purpose, 300.0, {"backend": "cpu", "precision": "float32"})
         curve = [Point(step, step * 0.4, 5.0 / step**0.2, 2.5 if step == 601 else None) for step in range(1, 702, 10)]
         if split != "val":
             ledger.read(split, trial)
-        ledger.end_trial(trial, "ok", scores=[score(bpb, split)], curve=curve, steps=701, tokens=701 * 128,
+        ledger.end_trial(trial, "ok", facts=facts, scores=[score(bpb, split)], curve=curve, steps=701, tokens=701 * 128,
                          train_s=300.0, total_s=320.0, params=3_400_000, peak_memory_bytes=900 << 20, utilisation=0.41,
                          log_tail="all went well", weights=f"trials/{trial}/weights.safetensors")
         return trial

@@ -5,15 +5,20 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from autoresearch.data.manifest import Overlap
+from autoresearch.data.prepared import Prepared
 from autoresearch.errors import UserError
 from autoresearch.records import REFERENCE
-from autoresearch.report import hours, picture, write_report
+from autoresearch.report import hours, page, picture, write_report
+from autoresearch.report.samples import Sample
 from autoresearch.report.story import tell
+from tests.harness.tiny import small_text
 from tests.report.html_page import Element, parse
 from tests.report.made import Made, night, repository
 
@@ -26,6 +31,11 @@ def made(tmp_path: Path) -> Iterator[Made]:
     made = Made.create(repository(tmp_path))
     yield made
     made.study.close()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return small_text(tmp_path_factory.mktemp("cache"), 30_000, ("byte",))
 
 
 def page_of(made: Made) -> Element:
@@ -256,6 +266,42 @@ def test_where_the_hours_went_adds_up(made: Made) -> None:
     assert parts[hours.STARTING].seconds == pytest.approx(3 * 20.0)
     assert spent.total_s == pytest.approx(960.0, abs=5.0)
     assert spent.paused_s == 0.0
+
+
+def test_ideas_that_were_stopped_early_are_drawn_and_counted(made: Made) -> None:
+    made.baseline(2.4, 2.41)
+    made.idea("discard", 2.404, changes={"optim.matrix_lr": 0.08})
+    before = picture.draw(tell(made.study))
+    for _ in range(3):
+        made.idea("discard", None, "Deeper", "stopped at 20% of its budget: 0.3 bits per byte behind")
+    page = page_of(made)
+    for chart in (c for c in page.all("svg", **{"role": "img"}) if "every experiment" in c.attributes["aria-label"]):
+        assert sorted(t.words.split()[0] for t in chart.all("title")) == ["#0", "#1", "#2", "#3", "#4"]
+    assert "stopped early, so without a score (3)" in page.words and "tried and dropped (1)" in page.words
+    assert picture.draw(tell(made.study)) != before
+
+
+def test_trials_beside_other_programs_and_rows_that_training_has_read_are_said(made: Made, text: Prepared) -> None:
+    made.baseline(2.4, 2.41)
+    quiet = page_of(made)
+    assert "shared or unsteady" not in quiet.words and "stand in train" not in quiet.words
+    for others, seed in ((0.02, 3), (1.0, 4), (0.4, 5)):
+        made.trial(0, 2.4, seed, facts={"machine": {"elapsed_s": 300.0, "cores": 2.0, "outside_cores": others}})
+    copied = replace(text.manifest, overlap={"val": Overlap(37, 18), "confirm": Overlap(40, 0)})
+    said = " ".join(page.page(tell(made.study), made.study.workspace, replace(text, manifest=copied), [], []).split())
+    assert "Of 3 trials with a score 2 ran on a machine that was shared or unsteady" in said
+    assert "At worst other programs used 1.00 of 2 cores" in said
+    assert "18 of 37 rows of val (48.6%) also stand in train" in said and "rows of confirm" not in said
+
+
+@pytest.mark.parametrize(("labels", "said"), [
+    (["The baseline"], "The baseline goes on from these words"),
+    (["The baseline", "The champion, #3"], "Both go on from the same words")])
+def test_samples_say_who_wrote_them(made: Made, labels: list[str], said: str) -> None:
+    made.baseline(2.4, 2.41)
+    samples = [Sample(n, label, "Once", " upon a time") for n, label in enumerate(labels)]
+    found = parse(page.page(tell(made.study), made.study.workspace, None, samples, [])).words
+    assert said in found and ("Both" in found) == (len(labels) == 2)
 
 
 def test_a_hypothesis_in_any_script_does_not_stop_the_picture(made: Made) -> None:

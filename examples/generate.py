@@ -11,14 +11,18 @@ from safetensors.numpy import load_file
 import backends  # the folder's own: the code that the weights were trained with
 from backends.recipe import load
 
-prompt, device = (*sys.argv[1:], *("", "cpu")[len(sys.argv) - 1:])
+prompt, device = (*sys.argv[1:], *("", "cpu")[len(sys.argv) - 1:])[:2]
 here = Path(__file__).parent
 vocabulary = json.loads((here / "vocabulary.json").read_text())
 tokens = [bytes.fromhex(token) for token in vocabulary["tokens"]]
 encoding = tiktoken.Encoding("model", pat_str=vocabulary["pattern"], special_tokens={},
                              mergeable_ranks={token: i for i, token in enumerate(tokens)})
 recipe = load(here / "recipe.toml").replace({"runtime.compile": False, "runtime.precision": "auto"})
-backend = backends.load(device)
+try:
+    backend = backends.load(device)
+except (ValueError, RuntimeError) as e:  # there is no such one, or not on this machine
+    print(e, file=sys.stderr)
+    sys.exit(2)
 state = backend.init(recipe, len(tokens) + 1, load_file(here / "model.safetensors"))
 ids, rng = [vocabulary["bos"]], np.random.default_rng(1)
 ids += encoding.encode_ordinary(prompt) if len(tokens) > 256 else prompt.encode()  # 256: every byte is a token

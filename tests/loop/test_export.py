@@ -8,13 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
 
-from autoresearch import export, models
+from autoresearch import card, export, models
 from autoresearch.errors import UserError
 from autoresearch.harness import checkpoint
 from backends.recipe import parse
@@ -62,12 +63,14 @@ def test_a_plain_script_runs_it_with_nothing_of_ours_but_the_folder(folder: Path
     shown = (ROOT / "docs/models.md").read_text()
     assert f"```python\n{script}```" in shown
     lines = [line for line in script.splitlines() if line and not line.startswith(("import", "from", '"""'))]
-    assert len(lines) <= 20
+    assert len(lines) <= 22
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     command = [sys.executable, str(folder / "generate.py"), "Once upon", "mlx"]
     first, second = (subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
                      for _ in range(2))
     assert first.returncode == 0, first.stderr
+    bad = subprocess.run([*command[:-1], "gpu"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert (bad.returncode, bad.stderr) == (2, "backend 'gpu': must be one of mlx, cuda, cpu\n")
     assert first.stdout.startswith("Once upon") and len(first.stdout) > 150 and first.stdout == second.stdout
 
 
@@ -83,6 +86,20 @@ def test_the_card_is_one_that_the_hub_reads_and_says_how_it_came_to_be(place: Pl
     for words in (place.text.manifest.corpus.sha256, place.text.digest, f"{trial.bpb():.4f}", f"seed {trial.seed}",
                   f"{trial.steps:,} steps", "mlx, float32", "so its score is optimistic", "generate.py"):
         assert words in card.text, words
+
+
+def test_the_card_does_not_say_where_a_persons_files_lie(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made to be published."""
+    monkeypatch.chdir(place.clone)
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(place.text.root.parents[1]))
+    facts = export.gather(models.find("baseline", TAG), "my-model")
+    assert facts.text is not None and facts.text.kind == "text"
+    text = replace(facts.text, source="/home/someone/diary.txt and 3 more")
+    written = card.card(replace(facts, text=text))
+    assert "someone" not in written and "diary" not in written
+    assert text.sha256 in written and facts.model.about.data_name in written
+    published = replace(text, kind="tinystories", source="roneneldan/TinyStories")
+    assert "roneneldan/TinyStories" in card.card(replace(facts, text=published))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autoresearch.cli.machine import sandbox_option
+from autoresearch.cli.machine import disturbed, sandbox_option
 from autoresearch.cli.prepare import say_notes
 from autoresearch.cli.terminal import Bar
 from autoresearch.errors import UsageError
@@ -112,15 +112,11 @@ def warnings_of(model: Model, split: str, backend: str) -> list[str]:
         found.append(f"it was trained by another version of the trainer ({model.about.tool})")
     if model.study is None and split in evaluate.COUNTED:
         found.append(f"{split} is for one last look, and this model belongs to no study that could record it")
-    if model.study is None:
-        return found
-    with Study.open(paths.clone(), model.study, readonly=True) as study:
-        if split in evaluate.COUNTED:
+    if model.study is not None and split in evaluate.COUNTED:
+        with Study.open(paths.clone(), model.study, readonly=True) as study:
             before = study.ledger.reads(split)
-            found.append(f"this look at {split} is recorded in study {model.study}; there {_were(before)} before")
-        if (pid := study.owner()) is not None:
-            found.append(f"study {model.study} is running (process {pid}): scoring now takes time from its trial")
-    return found
+        found.append(f"this look at {split} is recorded in study {model.study}; there {_were(before)} before")
+    return found + disturbed("scoring")
 
 
 def _were(looks: int) -> str:

@@ -19,6 +19,7 @@ from autoresearch.harness.supervise import TrialFailed
 from autoresearch.probe import Plan, probe
 from autoresearch.research import fair, futility
 from autoresearch.research.person import typed
+from autoresearch.research.study import Study
 from backends.recipe import PRESETS, Recipe, RecipeError, load, preset_file
 
 backend_option = click.option("--backend", type=click.Choice(backends.NAMES), default=None,
@@ -71,9 +72,26 @@ def choose_backend(name: str | None) -> str:
     except RuntimeError as e:
         raise UserError(str(e)) from None
     if found not in backends.installed():
-        raise UserError(f"the {found} backend is not installed here: there is {', '.join(backends.installed())}",
+        raise UserError(f"the {found} backend is not installed here: there is {_usable()}",
                         "Install it: pip install -e '.[mlx]', or '.[torch]' for cpu and cuda")
     return found
+
+
+def _usable() -> str:
+    """The backends that can train here, and why one that is installed can't."""
+    names = backends.installed()
+    if "cuda" not in names or has_nvidia():
+        return ", ".join(names)
+    return f"{', '.join(n for n in names if n != 'cuda')} (and cuda, which lacks an NVIDIA card: no nvidia-smi here)"
+
+
+def disturbed(doing: str) -> list[str]:
+    """Warnings for whatever uses the machine while a study of this clone trains on it."""
+    try:
+        clone = paths.clone()
+    except UserError:
+        return []
+    return [f"study {tag} is running: {doing} now takes time from its trial" for tag in Study.in_use(clone)]
 
 
 def candidate_files(folder: Path) -> dict[str, bytes]:

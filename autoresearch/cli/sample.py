@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autoresearch.cli.machine import sandbox_option
+from autoresearch.cli.machine import disturbed, sandbox_option
+from autoresearch.cli.prepare import say_notes
 from autoresearch.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def command(checkpoint: str, tag: str | None, prompt: str | None, tokens: int, t
 
     model = models.find(checkpoint, tag)
     models.check_code(model, trust_code)
+    say_notes(disturbed("writing"))
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     with contextlib.closing(pieces(model, prompt, Options(tokens, temperature, top_k, seed))) as written:
         for i, piece in enumerate(written):

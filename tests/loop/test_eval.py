@@ -229,7 +229,10 @@ def test_scoring_beside_a_running_study_is_said(place: Place, monkeypatch: pytes
     assert warnings_of(model, "val", "mlx") == []
     with place.study() as study, study.lock():
         said = warnings_of(model, "val", "cpu")
-    assert len(said) == 2 and "scored on cpu" in said[0] and "is running" in said[1]
+        sampled = place.ar("sample", "baseline", "--prompt", "The ", "--tokens", "2").stderr
+    assert len(said) == 2 and "scored on cpu" in said[0]
+    assert said[1] == f"study {TAG} is running: scoring now takes time from its trial"
+    assert f"study {TAG} is running: writing now takes time from its trial" in sampled
 
 
 def test_an_experiment_that_is_not_there_is_a_sentence(place: Place) -> None:

@@ -23,20 +23,26 @@ def command(numbers: tuple[int, ...], tag: str | None) -> None:
       ar adopt
       ar adopt 0 3 7 --tag mar8
     """
+    from autoresearch.records import BASELINE
     from autoresearch.report.words import one_line
-    from autoresearch.research.adopt import adopt
+    from autoresearch.research.adopt import adopt, checked_out
     from autoresearch.research.stack import stack
     from autoresearch.research.study import Study
 
     with Study.open(paths.clone(), tag, readonly=True) as study:
         known = stack(study.workspace, study.ledger.experiments())
-        if not known:
-            raise UserError(f"study {study.tag} has kept nothing yet", f"Go on with it: ar loop --tag {study.tag}")
+        if not known or (not numbers and all(c.n == BASELINE for c in known)):
+            sizing = f", or bring the sizing of the baseline alone: ar adopt 0 --tag {study.tag}" if known else ""
+            raise UserError(f"nothing was kept in study {study.tag}, so there is nothing to adopt",
+                            f"Go on with it: ar loop --tag {study.tag}{sizing}")
         kept = {c.n: c for c in known}
         if strange := [n for n in numbers if n not in kept]:
             raise UserError(f"#{strange[0]} is not among what led to the champion of {study.tag}: "
                             f"{', '.join(f'#{n}' for n in kept)}", "`ar log` lists all experiments.")
         chosen = [c for c in known if not numbers or c.n in numbers]
-        for adopted in adopt(study, chosen, known):
+        brought = adopt(study, chosen, known)
+        for adopted in brought:
             sha = adopted.sha[:10] or "(already there)"
             click.echo(f"{sha:<16} #{adopted.change.n} {one_line(adopted.change.hypothesis)}")
+        if new := sum(bool(adopted.sha) for adopted in brought):
+            click.echo(f"{new} commit{'s' if new > 1 else ''} on your branch {checked_out(study.clone)}")

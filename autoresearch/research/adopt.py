@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from autoresearch.errors import UserError
 from autoresearch.paths import CANDIDATE
@@ -52,14 +53,19 @@ def adopt(study: Study, changes: list[Change], known: list[Change]) -> list[Adop
     return found
 
 
-def _ready(study: Study) -> tuple[str, str]:
-    """(branch, commit) of the person's checkout. UserError where it can't take commits."""
-    clone = study.clone
+def checked_out(clone: Path) -> str:
+    """The person's branch. UserError where there is none."""
     try:
-        branch = os.fsdecode(git(clone, "symbolic-ref", "--quiet", "--short", "HEAD")).strip()
+        return os.fsdecode(git(clone, "symbolic-ref", "--quiet", "--short", "HEAD")).strip()
     except GitError:
         raise UserError("no branch is checked out here (HEAD is detached), so there is none to commit to",
                         "Switch to the one that should have the changes: git switch main") from None
+
+
+def _ready(study: Study) -> tuple[str, str]:
+    """(branch, commit) of the person's checkout. UserError where it can't take commits."""
+    clone = study.clone
+    branch = checked_out(clone)
     edits = os.fsdecode(git(clone, "status", "--porcelain", "--untracked-files=no")).splitlines()
     if edits:
         more = f" and {len(edits) - 3} more" if len(edits) > 3 else ""

@@ -57,12 +57,26 @@ def test_all_that_led_to_the_champion_becomes_one_commit_each(made: Made, capsys
         ["A Person", "Half again", "mar8/4"]]
     assert "better by 0.05 on fresh seeds" in git(clone, "log", "--format=%B", f"{before}..")
     assert said[0].startswith("(already there)") and said[1].split()[0].startswith(log[0].split("|")[0])
+    assert said[-1] == "3 commits on your branch main"
     assert git(clone, "status", "--porcelain") == "" and git(clone, "symbolic-ref", "HEAD") == "refs/heads/main\n"
     champion = made.study.ledger.incumbent()
     assert champion is not None
     assert git(clone, "rev-parse", "HEAD:backends/gpt") == git(clone, "rev-parse", f"{champion.sha}:backends/gpt")
     assert b"return 3" in (clone / "backends/gpt/torch_optim.py").read_bytes(), "the files of the checkout follow"
     assert all(line.startswith("(already there)") for line in adopt(capsys).splitlines())
+
+
+def test_where_nothing_was_kept_nothing_is_adopted_unless_the_sizing_is_asked_for(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    made = Made.create(repository(tmp_path))
+    made.baseline(2.4, 2.41)
+    made.idea("discard", 2.5)
+    made.study.close()
+    monkeypatch.chdir(tmp_path)
+    before = state(tmp_path)
+    said = adopt(capsys, code=1)
+    assert "nothing was kept in study mar8" in said and "ar adopt 0" in said and state(tmp_path) == before
+    adopt(capsys, "0")
 
 
 def test_chosen_ones_are_put_beside_what_the_person_has_done_meanwhile(

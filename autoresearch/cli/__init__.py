@@ -44,6 +44,7 @@ VERBS = {
     "replay": "Measure a kept change against what it changed, on another backend.",
     "promote": "Train the champion at a larger size, with and without each of its changes.",
     "adopt": "Bring kept changes to your own branch, each as a commit.",
+    "delete": "Delete a study: its folder, its branch and its experiments.",
     "export": "Write a trained model as a folder: weights, tokenizer, recipe, code and a model card.",
 }
 

@@ -37,7 +37,8 @@ def command(name: str, is_sure: bool, force: bool, as_json: bool) -> None:
     tags, freed = data.users(entry, data.studies()), entry.disk_bytes()
     if tags and not force:
         raise UserError(f"{name} is in use by {_named(tags)}, which could no longer go on, be verified or sampled",
-                        f"Delete it all the same: ar data delete {name} --force")
+                        f"Delete a study that you no longer need: ar delete {tags[0]}\n"
+                        f"Or the text all the same: ar data delete {name} --force")
     if not is_sure and not click.confirm(_question(entry, tags, data.size(freed)), default=False, err=True):
         raise UserError(f"{name} was not deleted")
     shelf.delete(name, progress=lambda line: click.echo(line, err=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class Study:
 
     @classmethod
     def open(cls, clone: Path, tag: str | None = None, readonly: bool = False) -> Study:
-        """The study of that tag; None: the one used last. Writers then take `lock` and `reconcile`."""
+        """The study of that tag; None: the first of `tags`. Writers then take `lock` and `reconcile`."""
         tags = cls.tags(clone)
         if tag is None and not tags:
             raise UserError(f"there is no study in {clone / 'studies'} yet", "Start one with: ar loop")
@@ -77,9 +78,22 @@ class Study:
 
     @staticmethod
     def tags(clone: Path) -> list[str]:
-        """Tags of the studies, the one used last first."""
+        """Tags of the studies: those that are worked on now, then the one that trained last, and so on."""
         found = [p.parent for p in (clone / "studies").glob("*/ledger.sqlite") if _is_created(p)]
-        return [root.name for root in sorted(found, key=_last_used, reverse=True)]
+        return [root.name for root in sorted(found, key=lambda root: (_in_use(root), _last_used(root)), reverse=True)]
+
+    @classmethod
+    def in_use(cls, clone: Path) -> list[str]:
+        """Tags of the studies that some process works on now."""
+        return [tag for tag in cls.tags(clone) if _in_use(_root(clone, tag))]
+
+    @staticmethod
+    def delete(clone: Path, tag: str) -> None:
+        """All that a study has made: worktree, branch, refs, and its folder. UserError while a process works on it."""
+        root = _root(clone, validate_tag(tag))
+        with _locked(root, tag):
+            Workspace(clone, tag, root / "worktree").remove()
+            shutil.rmtree(root)
 
     @property
     def root(self) -> Path:
@@ -124,11 +138,7 @@ class Study:
 
     def owner(self) -> int | None:
         """Process id of whoever holds the lock, None if nobody does."""
-        try:
-            with _locked(self.root, self.tag, announce=False):
-                return None
-        except UserError:
-            return _owner(self.root)
+        return _owner(self.root) if _in_use(self.root) else None
 
     def conclude(self, n: int, verdict: str, reason: str) -> str | None:
         """Carries a verdict out so that a kill at any moment loses nothing: the ledger, the branch, the ledger.
@@ -206,8 +216,17 @@ def _is_created(path: Path) -> bool:
 
 
 def _last_used(root: Path) -> float:
-    lock = root / "lock"
-    return (lock if lock.exists() else root).stat().st_mtime
+    """When a trial of it was last told of: a command that refuses or only reads takes the lock, and is no use of it."""
+    times = [path.stat().st_mtime for name in ("events.jsonl", "lock") if (path := root / name).exists()]
+    return times[0] if times else root.stat().st_mtime
+
+
+def _in_use(root: Path) -> bool:
+    try:
+        with _locked(root, root.name, announce=False):
+            return False
+    except UserError:
+        return True
 
 
 def _owner(root: Path) -> int | None:

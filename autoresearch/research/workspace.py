@@ -105,6 +105,14 @@ class Workspace:
             self._git("worktree", "add", "--force", "--quiet", str(self.worktree.absolute()), self.branch)
         self._leave_brief()
 
+    def remove(self) -> None:
+        """The worktree, the branch and every ref of the study. Its commits go when git next collects garbage."""
+        self._refuse_other_checkouts()
+        shutil.rmtree(self.worktree, ignore_errors=True)
+        self._git("worktree", "prune")
+        refs = self._git("for-each-ref", "--format=delete %(refname)", self._refs, self._branch_ref)
+        self._git("update-ref", "--stdin", stdin=refs)
+
     def head(self) -> str:
         """The branch's commit."""
         sha = self._commit(self._branch_ref)

@@ -17,6 +17,7 @@ import pytest
 
 from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, REFERENCE, Score
+from autoresearch.research.events import Teller
 from autoresearch.research.git import git
 from autoresearch.research.study import Study
 from autoresearch.research.workspace import Workspace
@@ -266,6 +267,16 @@ def test_the_study_used_last_is_opened(clone: Path):
     with pytest.raises(UserError) as e:
         Study.open(clone, "four")
     assert "one, three, two" in e.value.hint
+
+
+def test_a_command_that_only_looks_or_refuses_is_no_use_and_a_running_study_is_the_first(clone: Path):
+    for i, tag in enumerate(("old", "new")):
+        with Study.create(clone, tag) as study:
+            Teller(study, lambda event: None).began(None, None)
+            os.utime(study.root / "events.jsonl", (i, i))
+    with Study.open(clone, "old") as study, study.lock():
+        assert Study.tags(clone) == ["old", "new"] and Study.in_use(clone) == ["old"]
+    assert Study.tags(clone) == ["new", "old"] and Study.in_use(clone) == []
 
 
 def test_a_study_does_not_show_in_a_clone_that_ignores_nothing(study: Study):

@@ -11,14 +11,14 @@ from typing import Any
 import click
 
 from autoresearch import paths
-from autoresearch.cli.machine import backend_option, fair_options, futility_option, sandbox_option
+from autoresearch.cli.machine import Seconds, backend_option, fair_options, futility_option, sandbox_option
 from autoresearch.cli.researching import asked_of, hint, make, researcher_options
 from autoresearch.cli.sources import Size
-from autoresearch.cli.studying import Wanted, begin_or_continue, interruptible, lab_of, loop_of, plan_of, ratchet_option
+from autoresearch.cli.studying import Wanted, begin_or_continue, interruptible, lab_of, loop_of, ratchet_option
 from autoresearch.cli.terminal import TerminalView, quoted
 from autoresearch.errors import UsageError, UserError
 from autoresearch.records import BASELINE
-from autoresearch.research import storage, verify
+from autoresearch.research import fair, storage, verify
 from autoresearch.research.lab import Lab
 from autoresearch.research.loop import BaselineFailed
 from autoresearch.research.researchers.base import Researcher
@@ -29,10 +29,11 @@ from backends.recipe import PRESETS
 
 
 @click.command("loop")
-@click.option("--experiments", type=click.IntRange(0), default=None, help="Stop after this many more experiments.")
+@click.option("--experiments", type=click.IntRange(0), default=None,
+              help="Stop after this many more, whatever was tried before.")
 @click.option("--hours", type=click.FloatRange(0, min_open=True), default=None, help="Stop after this long.")
 @click.option("--until", "clock", default=None, metavar="HH:MM", help="Stop at this time of day.")
-@click.option("--budget", "budget_s", type=click.FloatRange(0.5, 86400), default=None,
+@click.option("--budget", "budget_s", type=Seconds(0.5, 86400), default=None,
               help="Seconds of training per trial of a new study.  [default: 300]")
 @click.option("--tag", default=None, help="Which study. Default: the last one, or a new one named after today.")
 @backend_option
@@ -57,7 +58,7 @@ def command(experiments: int | None, hours: float | None, clock: str | None, bud
 
     A new study starts with a baseline sized to this machine, on three seeds. What a first trial makes promising is
     confirmed on fresh seeds before it is kept. Ctrl-C ends after the trial in progress, twice ends at once; the same
-    command continues. Without a limit it goes on for ever.
+    command continues, and --experiments counts from there. Without a limit it goes on for ever.
 
     \b
     Example:
@@ -88,12 +89,12 @@ def night(wanted: Wanted, until: Until, verify_seeds: int, with_reference: bool,
             if disk_bytes is not None:
                 study.ledger.set_fact(storage.FACT, disk_bytes)
             with interruptible(until, view):
-                plan = plan_of(study, found, view)
-                lab = lab_of(study, found, view, until)
+                plan, lab = study.ledger.fact("plan"), lab_of(study, found, view, until)
+                say_who_else(study, lab)
                 reference = paths.clone() / "backends" / "reference.toml" if with_reference else None
                 if reserve and until.deadline is not None:
                     most = (until.deadline - time.time()) / 2
-                    until.reserve = lambda: min(most, verify.seconds(lab, reference, verify_seeds))
+                    until.reserve = lambda: min(most, verify.seconds(lab, reference, verify_seeds)) if kept(lab) else 0
                 try:
                     loop_of(lab, researcher or Playbook(), until, ratchet).run(plan["changes"], plan["why"])
                 except UserError:  # a full disk, a git or a machine that fails: the morning's page all the same
@@ -107,17 +108,34 @@ def night(wanted: Wanted, until: Until, verify_seeds: int, with_reference: bool,
             raise UserError(f"the baseline could not be trained: {e}", quoted(e.log_tail)) from None
         except KeyboardInterrupt:
             stopped = True
-            view.note("stopped; nothing that was decided is lost, the same command continues")
-        page = write_report(study, found, samples=not stopped)
-        return ending(study, str(page))
+        said = ending(study, str(write_report(study, found, samples=not stopped)))
+    if stopped:
+        click.echo(said)
+        raise KeyboardInterrupt  # as every command ends that is stopped before it is done
+    return said
+
+
+def say_who_else(study: Study, lab: Lab) -> None:
+    """What makes trials slower, before the first of them has trained for minutes."""
+    others = [tag for tag in Study.in_use(study.clone) if tag != study.tag]
+    if others:
+        lab.view.note(f"warning: study {', '.join(others)} is worked on at the same time: each makes the other's "
+                      "trials slower and its scores noisier; one after the other is fair")
+    if busy := fair.crowded(lab.terms, lab.runner.backend):
+        lab.view.note(f"warning: {busy}; a trial beside them is not scored but run again")
+
+
+def kept(lab: Lab) -> bool:
+    """Whether the champion is another model than the baseline."""
+    champion = lab.ledger.incumbent()
+    return champion is not None and champion.n != BASELINE
 
 
 def verified(lab: Lab, reference: Path | None, seeds: int, until: Until) -> None:
-    """What a night ends with, unless the study was only begun."""
-    if not any(e.n > BASELINE and e.verdict for e in lab.ledger.experiments()):
-        return
-    if verify.alone(lab, reference):
-        lab.view.note("nothing was kept, so there is nothing to verify")
+    """What a night ends with where it, or one before, kept something."""
+    if not kept(lab):
+        if any(e.n > BASELINE and e.verdict for e in lab.ledger.experiments()):
+            lab.view.note("nothing was kept: the champion is the baseline, so there is nothing to verify")
         return
     lab.view.note(f"verifying on {seeds} fresh seeds, all of val, confirm and the holdout")
     verify.verify(lab, reference, seeds, until)
@@ -131,10 +149,10 @@ def ending(study: Study, page: str) -> str:
     lines = [f"study {study.tag}: {len(story.judged)} experiments, {len(story.kept)} kept"]
     if story.baseline and story.champion and story.champion.n > BASELINE and story.gain_percent is not None:
         lines.append(f"val_bpb: baseline {story.baseline.bpb:.4f}, champion {story.champion.bpb:.4f} "
-                     f"({-story.gain_percent:+.1f}%; the score it was selected by)")
+                     f"({-story.gain_percent:+.1f}%; seed {story.seed}, the score it was selected by)")
     elif story.baseline and story.baseline.bpb is not None:
         nothing = "nothing was kept: " if story.judged else ""
-        lines.append(f"{nothing}the baseline stands at val_bpb {story.baseline.bpb:.4f}")
+        lines.append(f"{nothing}the baseline stands at val_bpb {story.baseline.bpb:.4f} (seed {story.seed})")
     if story.summary:
         lines.append(story.summary.sentence)
     return "\n".join([*lines, f"report: {page}"])

@@ -22,6 +22,20 @@ from autoresearch.research.person import typed
 from autoresearch.research.study import Study
 from backends.recipe import PRESETS, Recipe, RecipeError, load, preset_file
 
+
+class Seconds(click.FloatRange):
+    """A length of time on the command line."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number of seconds: write seconds, such as 300.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 backend_option = click.option("--backend", type=click.Choice(backends.NAMES), default=None,
                               help="What to train on. Default: the best that this machine has.")
 

@@ -99,8 +99,8 @@ def _heading(now: Now, width: int, clock: float) -> Text:
 
     tried, kept = now.standing.get("tried") or 0, now.standing.get("kept") or 0
     left = [f"{tried} tried, {kept} kept"]
-    if now.limit is not None:
-        left.append(f"{now.limit} asked for")
+    if (more := now.more()) is not None:
+        left.append(f"{more} more to try")
     if now.deadline is not None:
         left.append(f"{duration(max(0.0, now.deadline - clock))} left")
     if cost := spent(now.standing.get("usd"), now.standing.get("spent_tokens")):
@@ -117,6 +117,8 @@ def _best(now: Now) -> Text:
     from rich.text import Text
 
     best, base, n = (now.standing.get(key) for key in ("best_bpb", "baseline_bpb", "best_n"))
+    if best is None and base is not None:
+        return Text(f"the baseline is first: {base:.4f} bits per byte on its first seed", "bright_black")
     if best is None:
         return Text("no score yet: the baseline is first", "bright_black")
     if not n:
@@ -131,7 +133,8 @@ def _trial(now: Now, width: int, clock: float) -> Text:
 
     if not now.label:
         return Text("between two trials", "bright_black")
-    whose = f"{now.label}, seed {now.seed}: {now.phase}"
+    part = f"{now.part}: " if now.part else ""
+    whose = f"{part}{now.label}, seed {now.seed}: {now.phase}"
     if not now.budget_s or now.phase != "training":
         return Text(whose)
     done = now.trained_s(clock)

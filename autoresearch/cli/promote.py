@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import click
 
-from autoresearch.cli.machine import fair_options, sandbox_option
+from autoresearch.cli.machine import Seconds, fair_options, sandbox_option
 from autoresearch.cli.studying import interruptible, lab_of, open_study
 from autoresearch.cli.terminal import TerminalView
 from autoresearch.cli.verify import amount, plain
@@ -27,7 +27,7 @@ from autoresearch.research.until import Until
 @click.option("--tag", default=None, help="Which study. Default: the last one.")
 @click.option("--seeds", type=click.IntRange(1, 100), default=promote.SEEDS, show_default=True,
               help="Fresh seeds for each model.")
-@click.option("--budget", "budget_s", type=click.FloatRange(0.5, 10 * 86400), default=None,
+@click.option("--budget", "budget_s", type=Seconds(0.5, 10 * 86400), default=None,
               help="Seconds of training per trial. Default: as many tokens for each weight as at the study's size.")
 @click.option("--leave-out/--stack-only", "leave_out", default=True, show_default=True,
               help="Train the champion without each of its changes too.")

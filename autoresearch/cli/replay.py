@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import click
 
 from autoresearch import paths
-from autoresearch.cli.machine import backend_option, choose_backend, fair_options, sandbox_option
+from autoresearch.cli.machine import Seconds, backend_option, choose_backend, fair_options, sandbox_option
 from autoresearch.cli.studying import interruptible, lab_of, open_study
 from autoresearch.cli.terminal import TerminalView
 from autoresearch.cli.verify import amount, plain
@@ -27,7 +27,7 @@ from autoresearch.research.until import Until
 @backend_option
 @click.option("--seeds", type=click.IntRange(1, 100), default=replay.SEEDS, show_default=True,
               help="Fresh seeds for each of the two.")
-@click.option("--budget", "budget_s", type=click.FloatRange(0.5, 86400), default=None,
+@click.option("--budget", "budget_s", type=Seconds(0.5, 86400), default=None,
               help="Seconds of training per trial. Default: the study's.")
 @click.option("--json", "as_json", is_flag=True, help="JSON objects.")
 @fair_options
@@ -47,7 +47,10 @@ def command(n: int | None, tag: str | None, backend: str | None, seeds: int, bud
     view, until = TerminalView(), Until()
     if n is None:
         with Study.open(paths.clone(), tag, readonly=True) as study:
-            for kept in _kept(study).values():
+            changes = _kept(study)
+            if not changes:
+                click.echo(f"study {study.tag} has kept no change yet, so there is none to replay", err=True)
+            for kept in changes.values():
                 facts = {"n": kept.n, "class": kept.scope, "files": kept.names, "hypothesis": kept.hypothesis}
                 click.echo(json.dumps(facts) if as_json else classed(kept))
         return

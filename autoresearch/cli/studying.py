@@ -33,6 +33,7 @@ from autoresearch.research.loop import Loop
 from autoresearch.research.researchers.base import Researcher
 from autoresearch.research.study import Study
 from autoresearch.research.until import Paused, Until
+from autoresearch.research.workspace import validate_tag
 from backends.recipe import parse, preset_file
 
 DEFAULT_BUDGET_S = 300.0
@@ -66,6 +67,8 @@ def begin_or_continue(wanted: Wanted, say: TerminalView) -> tuple[Study, Prepare
         chosen = prepared.find(wanted.data) if wanted.data else _current()
         if wanted.tag or chosen is None or chosen.digest == found.digest:
             _refuse_other_terms(study, wanted)
+            if study.ledger.fact("plan") is None:
+                raise UserError(f"study {tag} was begun and never sized", f"Delete it and begin anew: ar delete {tag}")
             say.note(f"continuing study {tag} on {found.name}")
             return study, found
         say.note(f"study {tag} is on {found.name}; the text now is {chosen.name}: starting a new study")
@@ -100,19 +103,10 @@ def loop_of(lab: Lab, researcher: Researcher, until: Until, ratchet: str | None 
     return Loop(lab, researcher, lab.ledger.fact("device") or {}, until, lab.ledger.fact("ratchet", "careful"))
 
 
-def plan_of(study: Study, found: Prepared, view: TerminalView) -> dict[str, Any]:
-    """The probe's plan for this study, measured once, and how much of the text its trials see."""
-    ledger = study.ledger
-    plan: dict[str, Any] | None = ledger.fact("plan")
-    if plan is None:
-        start = ledger.fact("start")
-        recipe = parse(start) if start else None
-        plan = sized(found, ledger.fact("backend"), ledger.fact("budget_s"), recipe).to_json(with_table=False)
-        ledger.set_fact("device", plan["device"] | {"backend": plan["backend"]})
-        ledger.set_fact("shards", shards_for(found, plan))
-        ledger.set_fact("plan", plan)
-        view.note(plan["why"])
-    return plan
+def planned(found: Prepared, backend: str, budget_s: float, start: str | None) -> dict[str, Any]:
+    """The probe's plan for a new study, and how much of the text its trials see."""
+    plan = sized(found, backend, budget_s, parse(start) if start else None).to_json(with_table=False)
+    return {"device": plan["device"] | {"backend": plan["backend"]}, "shards": shards_for(found, plan), "plan": plan}
 
 
 def shards_for(found: Prepared, plan: dict[str, Any]) -> int:
@@ -124,9 +118,9 @@ def shards_for(found: Prepared, plan: dict[str, Any]) -> int:
 
 
 @contextlib.contextmanager
-def interruptible(until: Until, view: TerminalView) -> Iterator[None]:
-    """Ctrl-C once: finish the trial in progress, then stop. Twice: stop at once. TERM is as Ctrl-C twice. Meanwhile the
-    machine stays awake."""
+def interruptible(until: Until, view: TerminalView, then: str = "the same command continues") -> Iterator[None]:
+    """Ctrl-C once: finish the trial in progress, then stop. Twice: stop at once, with exit code 1. TERM is as Ctrl-C
+    twice. Meanwhile the machine stays awake."""
     def once(signum: int, frame: FrameType | None) -> None:
         if until.asked or signum == signal.SIGTERM:
             raise KeyboardInterrupt
@@ -138,7 +132,10 @@ def interruptible(until: Until, view: TerminalView) -> Iterator[None]:
         with awake(view.note):
             yield
     except Paused:
-        view.note("stopped between two trials; the same command continues")
+        view.note(f"stopped between two trials; {then}")
+    except KeyboardInterrupt:
+        view.note(f"stopped; nothing that was decided is lost, {then}")
+        raise
     finally:
         view.close()
         for s, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
@@ -151,15 +148,19 @@ def _begin(clone: Path, tag: str, wanted: Wanted, say: TerminalView) -> tuple[St
     if shutil.disk_usage(clone).free < 2 << 30:
         raise UserError(f"less than 2 GiB of disk space are free at {clone}",
                         "A study keeps weights and logs: free some.")
+    validate_tag(tag)
     refuse_edits(clone, wanted.preset)
     start = preset_file(wanted.preset).read_text(encoding="utf-8") if wanted.preset else None
+    budget_s = wanted.budget_s or DEFAULT_BUDGET_S
+    # The probe runs before anything is made: where this backend can't train here, no study is left behind.
+    plan = planned(found, backend, budget_s, start)
     study = Study.create(clone, tag, facts={
         "preset": wanted.preset, "start": start,  # TOML of the recipe to size; None: the clone's
-        "budget_s": wanted.budget_s or DEFAULT_BUDGET_S, "backend": backend, "data_name": found.name,
+        "budget_s": budget_s, "backend": backend, "data_name": found.name,
         "data_digest": found.digest, "data_root": str(found.root),
-        "frozen_digest": assemble.digest(assemble.frozen_files())})
-    say.note(f"new study {tag} on {found.name}, {study.ledger.fact('budget_s'):g} s a trial, {backend}; "
-             f"branch {study.workspace.branch}")
+        "frozen_digest": assemble.digest(assemble.frozen_files()), **plan})
+    say.note(f"new study {tag} on {found.name}, {budget_s:g} s a trial, {backend}; branch {study.workspace.branch}")
+    say.note(plan["plan"]["why"])
     return study, found
 
 

@@ -124,6 +124,10 @@ def lines(event: Event) -> list[str]:
         case "proposed":
             changes = ", ".join(f"{k} = {v}" for k, v in event["changes"].items())
             return [f"#{event['n']}  {event['hypothesis']}", *([f"     {changes}"] if changes else [])]
+        case "trial":
+            part = f"{event['part']}: " if event.get("part") else ""
+            length = f", {event['budget_s']:g} s of training" if event["budget_s"] else ""
+            return [f"     {part}{event['label']}, seed {event['seed']}{length}"]
         case "trial_ended" if event["bpb"] is None:
             return [f"     {event['status']}: {event['reason'][:300]}"]
         case "trial_ended":

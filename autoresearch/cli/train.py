@@ -17,6 +17,7 @@ import click
 
 from autoresearch import paths, scratch, sizes
 from autoresearch.cli.machine import (
+    Seconds,
     asked_recipe,
     backend_option,
     candidate_files,
@@ -38,7 +39,7 @@ from backends.spec import GPTSpec
 
 
 @click.command("train")
-@click.option("--budget", "budget_s", type=click.FloatRange(0.5, 86400), default=300.0, show_default=True,
+@click.option("--budget", "budget_s", type=Seconds(0.5, 86400), default=300.0, show_default=True,
               help="Seconds of training.")
 @click.option("--steps", type=click.IntRange(1), default=None,
               help="Train this many steps instead, however long they take.")

@@ -65,7 +65,7 @@ def command(hypothesis: str, tag: str | None, ratchet: str | None) -> None:
         ledger.propose(n=n, parent=parent, researcher="person", hypothesis=hypothesis, evidence="",
                        changes=changes, recipe=recipe)
         ledger.commit(n, sha)
-        with interruptible(until, view):
+        with interruptible(until, view, f"`ar loop --tag {study.tag}` goes on with it"):
             best = ledger.incumbent()
             lab.view.proposed(n, hypothesis, changes)
             judged = loop_of(lab, Playbook(), until, ratchet).judge(ledger.experiment(n)) or ledger.experiment(n)

@@ -39,7 +39,8 @@ def command(tag: str | None, seeds: int, with_reference: bool, with_target: bool
 
     Trains champion, baseline and the fixed reference on seeds that decided nothing, and scores them on the whole of
     val, of confirm, and, once for a champion, of the holdout. The sentence at the end is the one to quote. What was
-    run before is not run again, so the same command goes on after an interruption.
+    run before is not run again, so the same command goes on after an interruption. Where nothing was kept the champion
+    is the baseline, and only the baseline and the reference are compared.
 
     --time-to-target runs the champion with shorter and shorter budgets, each with its whole schedule, until it falls
     short of what the baseline ends with.
@@ -61,6 +62,8 @@ def command(tag: str | None, seeds: int, with_reference: bool, with_target: bool
             lab = lab_of(study, found, view, until)
             if verify.alone(lab, reference):
                 raise _nothing(study)
+            if champion.n == BASELINE:
+                view.note("nothing was kept: the champion is the baseline, which is compared with the reference alone")
             view.note(f"at most {verify.seconds(lab, reference, seeds) / 60:.0f} minutes")
             verify.verify(lab, reference, seeds, until)
             if with_target and champion.n != BASELINE and not until.asked:

@@ -43,16 +43,17 @@ class Teller(View):
     def began(self, deadline: float | None, experiments: int | None) -> None:
         facts = self._study.ledger.facts()
         self._opening = {"tag": self._study.tag, "text": facts.get("data_name"), "backend": facts.get("backend"),
-                         "deadline": deadline, "experiments": experiments, "budget_s": facts.get("budget_s")}
+                         "deadline": deadline, "experiments": experiments, "budget_s": facts.get("budget_s"),
+                         "tried": len(_ideas(self._study.ledger.experiments()))}
         self._send({"event": "began"} | self._opening)
         self._standing()
 
     def note(self, text: str) -> None:
         self._tell("note", text=_short(text))
 
-    def trial_started(self, label: str, seed: int, budget_s: float | None) -> None:
+    def trial_started(self, label: str, seed: int, budget_s: float | None, part: str = "") -> None:
         self._told_step_s = -STEP_EVERY_S
-        self._tell("trial", label=label, seed=seed, budget_s=budget_s)
+        self._tell("trial", label=label, seed=seed, budget_s=budget_s, part=part)
 
     def trial_event(self, event: str, point: Point | None) -> None:
         if event != "step" or point is None:
@@ -81,7 +82,7 @@ class Teller(View):
         """Where the study stands, so that a view needs nothing but the stream."""
         experiments, best = self._study.ledger.experiments(), self._study.ledger.incumbent()
         spent = self._study.ledger.account.spent()
-        ideas = [e for e in experiments if e.n > BASELINE and e.verdict]
+        ideas = _ideas(experiments)
         baseline = next((e for e in experiments if e.n == BASELINE), None)
         first = next(iter(best.screens()), None) if best else None
         first_of_baseline = next(iter(baseline.screens()), None) if baseline else None
@@ -143,6 +144,10 @@ class Follower:
             return []
         self._inode, self._offset = inode, self._offset + len(whole) + len(newline)
         return [event for text in whole.splitlines() if (event := _parsed(text))]
+
+
+def _ideas(experiments: list[Experiment]) -> list[Experiment]:
+    return [e for e in experiments if e.n > BASELINE and e.verdict]
 
 
 def _append(path: Path, event: Event, torn: bool) -> None:

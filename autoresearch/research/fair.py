@@ -3,6 +3,7 @@
     Terms     what a person allows: others at work, battery power
     verdict   why a trial that ended is run again instead of scored
     wait      until the machine is fit for a trial
+    crowded   whether others leave the cores alone just now
     drifted   whether the machine's speed has moved since an older trial
 
 docs/decisions.md has the limits and why; autoresearch/harness/conditions.py declares them.
@@ -23,7 +24,7 @@ from autoresearch.research.until import Paused
 
 BUSY_OK, ON_BATTERY = "AUTORESEARCH_BUSY_OK", "AUTORESEARCH_ON_BATTERY"  # for a process and those it starts
 USUAL = 3  # trials that say what is usual: after two reruns a machine that has changed for good is its own usual
-LISTEN_S, POLL_S = 5.0, 0.25  # of load at a time, and between looks whether to stop
+LISTEN_S, LOOK_S, POLL_S = 5.0, 1.0, 0.25  # of load at a time, when it is only said, and between looks whether to stop
 SAY_AGAIN_S = 600.0
 
 
@@ -80,10 +81,15 @@ def unfit(terms: Terms, backend: str, listen: bool, stop: Callable[[], bool]) ->
     if not terms.on_battery and sensors.on_battery():
         _pause(LISTEN_S, stop)
         return "the machine is on battery; plug it in, or add --on-battery"
-    if not listen or terms.busy_ok:
+    return "" if not listen else crowded(terms, backend, LISTEN_S, stop)
+
+
+def crowded(terms: Terms, backend: str, seconds: float = LOOK_S, stop: Callable[[], bool] = lambda: False) -> str:
+    """Who would make a trial unfair, after some seconds of watching, or nothing."""
+    if terms.busy_ok:
         return ""
     before, began_s = sensors.counters(), time.monotonic()
-    _pause(LISTEN_S, stop)
+    _pause(seconds, stop)
     after, took_s, cores = sensors.counters(), time.monotonic() - began_s, sensors.cores()
     if before.busy_s is None or after.busy_s is None:
         return ""

@@ -88,10 +88,11 @@ class Judge:
     def _at_once(self, gain: float, compared: str) -> Judgement:
         spread = self.lab.ledger.fact("spread_bpb")
         if self.ratchet == "greedy":
-            won, margin = bool(decide.greedy(gain)), "any decrease is kept"
+            won, asked = bool(decide.greedy(gain)), "a decrease, however small"
         else:
-            won, margin = bool(decide.fast(gain, spread)), f"the margin is the seed spread of {spread:.4f}"
-        return Judgement("keep" if won else "discard", f"{compared}: {margin}", gain)
+            won, asked = bool(decide.fast(gain, spread)), f"a decrease of more than the seed spread, {spread:.4f}"
+        met = "which it is" if won else "which it is not"
+        return Judgement("keep" if won else "discard", f"{compared}: {self.ratchet} asks for {asked}, {met}", gain)
 
     def _carefully(self, candidate: Candidate, incumbent: Candidate, simpler: str, score: float,
                    unless: Judgement) -> Judgement:

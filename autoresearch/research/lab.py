@@ -108,10 +108,10 @@ class Lab:
         return self._trial(candidate, seed, "repeat", ("val",), self.ledger.fact("val_rows"), None)
 
     def extra(self, candidate: Candidate, seed: int, purpose: str, splits: tuple[str, ...] = ("val",),
-              rows: int | None = None, keep: bool = False) -> Trial:
+              rows: int | None = None, keep: bool = False, part: str = "") -> Trial:
         """A trial that no experiment is decided by, scored on the first `rows` of each split, None: on all of them.
-        Looks at confirm and holdout are counted. Its weights go, unless they are to be kept."""
-        trial = self._trial(candidate, seed, purpose, splits, rows, None)
+        Looks at confirm and holdout are counted. Its weights go, unless they are to be kept. `part` is for the view."""
+        trial = self._trial(candidate, seed, purpose, splits, rows, None, part)
         (self.folder(trial.id) / RECORDS).unlink(missing_ok=True)
         if not keep:
             self.discard_files(trial)
@@ -172,11 +172,11 @@ class Lab:
                 left.unlink()
 
     def _trial(self, candidate: Candidate, seed: int, purpose: str, splits: tuple[str, ...], rows: int | None,
-               seconds: float | None) -> Trial:
+               seconds: float | None, part: str = "") -> Trial:
         for attempt in range(1 + RETRIES_WHEN_INTERRUPTED):
             # What ended a trial is waited for to pass; before the first there is nothing to suspect.
             fair.wait(self.terms, self.runner.backend, attempt > 0, self.stop, self.view.note)
-            trial = self._once(candidate, seed, purpose, splits, rows, seconds)
+            trial = self._once(candidate, seed, purpose, splits, rows, seconds, part)
             if trial.status != "interrupted" or attempt == RETRIES_WHEN_INTERRUPTED:
                 break
             self.discard_files(trial)
@@ -184,12 +184,12 @@ class Lab:
         return trial
 
     def _once(self, candidate: Candidate, seed: int, purpose: str, splits: tuple[str, ...], rows: int | None,
-              seconds: float | None) -> Trial:
+              seconds: float | None, part: str) -> Trial:
         self._make_room(candidate.recipe)
         facts = {"backend": self.runner.backend, "recipe": candidate.recipe.digest(),
                  "data": self.runner.prepared.digest, "sandbox": sandbox.describe(), "kind": candidate.kind}
         trial_id = self.ledger.start_trial(candidate.n, seed, purpose, self.budget_s, facts)
-        self.view.trial_started(candidate.label, seed, self.budget_s)
+        self.view.trial_started(candidate.label, seed, self.budget_s, part)
         folder, outcome, scores = self.folder(trial_id), Outcome(), list[Score]()
         try:
             outcome = self.runner.train(candidate.files, candidate.recipe, seed, folder, self.budget_s,
@@ -247,7 +247,14 @@ class Lab:
     # Fair time
 
     def _unfair(self, outcome: Outcome) -> str:
-        return fair.verdict(outcome.conditions, self.ledger.experiments(), self.runner.backend, self.terms)
+        """Why its trial is run again, or nothing. What --busy-ok lets pass is at least said."""
+        def verdict(terms: fair.Terms) -> str:
+            return fair.verdict(outcome.conditions, self.ledger.experiments(), self.runner.backend, terms)
+
+        why = verdict(self.terms)
+        if not why and self.terms.busy_ok and (passed := verdict(replace(self.terms, busy_ok=False))):
+            self.view.note(f"scored all the same (--busy-ok): {passed}")
+        return why
 
     def drifted(self, since: Trial) -> bool:
         return not self.terms.busy_ok and fair.drifted(self.ledger.experiments(), since)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autoresearch.harness.jobs import DEV_FRACTIONS
+from autoresearch.records import BASELINE, name_of
 from autoresearch.research.events import Event
 
 PHASES = {"loaded": "warming up", "ready": "training", "step": "training"}
@@ -21,13 +22,15 @@ class Now:
     text: str = ""
     backend: str = ""
     deadline: float | None = None  # time.time()
-    limit: int | None = None  # experiments of this run
+    limit: int | None = None  # experiments of this run,
+    before: int = 0  # and those tried before it
     standing: Event = field(default_factory=dict)  # tried, kept, baseline_bpb, best_n, best_bpb, best_dev
     n: int | None = None  # the experiment in progress
     hypothesis: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
     label: str = ""  # the trial in progress; "" between two
     seed: int = 0
+    part: str = ""  # which one of how many
     phase: str = ""
     budget_s: float | None = None
     at: float = 0.0  # time.time() of the last event
@@ -45,6 +48,7 @@ class Now:
                 self.tag, self.text = str(event.get("tag") or ""), str(event.get("text") or "")
                 self.backend, self.deadline = str(event.get("backend") or ""), event.get("deadline")
                 self.limit, self.budget_s = event.get("experiments"), event.get("budget_s")
+                self.before = int(event.get("tried") or 0)
             case "standing":
                 self.standing = event
             case "proposed":
@@ -52,13 +56,16 @@ class Now:
                 self.changes = event.get("changes") or {}
             case "trial":
                 self.label, self.seed = str(event.get("label") or ""), int(event.get("seed") or 0)
-                self.phase, self.budget_s = "starting", event.get("budget_s")
+                self.part, self.phase = str(event.get("part") or ""), "starting"
+                self.budget_s = event.get("budget_s")
                 self.step, self.elapsed_s, self.train_nats, self.dev = 0, 0.0, None, []
             case "phase":
                 self.phase = PHASES.get(str(event.get("phase")), str(event.get("phase")))
             case "step":
                 self._step(event)
             case "trial_ended":
+                if self.label == name_of(BASELINE) and event.get("bpb") and not self.standing.get("baseline_bpb"):
+                    self.standing = self.standing | {"baseline_bpb": event["bpb"]}  # of its first seed
                 self.label = ""
             case "decided":
                 self.label, self.n, self.hypothesis, self.changes = "", None, "", {}
@@ -75,6 +82,10 @@ class Now:
             return self.elapsed_s
         since = min(max(0.0, clock - self.at), 5.0)  # a process that says nothing for long may have died
         return min(self.elapsed_s + since, self.budget_s or self.elapsed_s)
+
+    def more(self) -> int | None:
+        """Experiments that this run is still to try; None where it has no such limit."""
+        return None if self.limit is None else max(0, self.limit - int(self.standing.get("tried") or 0) + self.before)
 
     def gain_percent(self) -> float | None:
         base, best = self.standing.get("baseline_bpb"), self.standing.get("best_bpb")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -75,17 +75,20 @@ def verify(lab: Lab, reference: Path | None, seeds: int, until: Until) -> None:
         arms.insert(0, arm)
     if len(arms) < 2:
         return
+    if champion.n != BASELINE:
+        arms[-1] = replace(arms[-1], name=f"champion {arms[-1].label}")
     looked = _look(lab, champion.n, seeds)
-    for i in range(seeds):
-        for arm in arms:
-            splits = SPLITS if arm.n == REFERENCE or i >= looked else (*SPLITS, "holdout")
-            if _is_done(lab.ledger.experiment(arm.n), FIRST_SEED + i, splits):
-                continue
-            if until.over(_trial_s(lab)):
-                lab.view.note(f"verification stops after {i} of {seeds} seeds; `ar verify` goes on with it")
-                return
-            # The champion's first weights stay: a model to hand on, whose own scores selected nothing.
-            lab.extra(arm, FIRST_SEED + i, PURPOSE, splits, keep=arm.n == champion.n and i == 0)
+    for run, (i, arm) in enumerate(((i, arm) for i in range(seeds) for arm in arms), 1):
+        splits = SPLITS if arm.n == REFERENCE or i >= looked else (*SPLITS, "holdout")
+        if _is_done(lab.ledger.experiment(arm.n), FIRST_SEED + i, splits):
+            continue
+        if until.over(_trial_s(lab)):
+            _say_what_is_missing(lab, arms, seeds, "verification stops here")
+            return
+        # The champion's first weights stay: a model to hand on, whose own scores selected nothing.
+        lab.extra(arm, FIRST_SEED + i, PURPOSE, splits, keep=arm.n == champion.n and i == 0,
+                  part=f"verification, run {run} of {seeds * len(arms)}, seed {i + 1} of {seeds}")
+    _say_what_is_missing(lab, arms, seeds, "verification lacks runs")
 
 
 def alone(lab: Lab, reference: Path | None) -> bool:
@@ -213,6 +216,20 @@ def _look(lab: Lab, champion: int, seeds: int) -> int:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     lab.ledger.set_fact(LOOKS, [*looks, {"champion": champion, "seeds": seeds, "at": now}])
     return seeds
+
+
+def _say_what_is_missing(lab: Lab, arms: Sequence[Candidate], seeds: int, what: str) -> None:
+    """A seed counts where every model has a score on it. One that failed there is named, with why; or nothing."""
+    experiments = {arm.label: lab.ledger.experiment(arm.n) for arm in arms}
+    wanted = range(FIRST_SEED, FIRST_SEED + seeds)
+    whole = sum(all(_is_done(e, seed, SPLITS) for e in experiments.values()) for seed in wanted)
+    if whole == seeds:
+        return
+    failed = {(label, t.seed): t.reason for label, e in experiments.items() for t in e.trials
+              if t.purpose == PURPOSE and t.status not in ("ok", "running") and t.seed in wanted
+              and not _is_done(e, t.seed, SPLITS)}
+    why = "".join(f"; {label} has no score on seed {seed}: {reason}" for (label, seed), reason in failed.items())
+    lab.view.note(f"{what}: {whole} of {seeds} seeds are whole{why}; `ar verify` goes on with the rest")
 
 
 def _trial_s(lab: Lab) -> float:

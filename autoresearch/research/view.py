@@ -12,8 +12,9 @@ class View:
     def note(self, text: str) -> None:
         """One line about the study."""
 
-    def trial_started(self, label: str, seed: int, budget_s: float | None) -> None:
-        """`label` says whose trial it is, such as '#4' or 'baseline'."""
+    def trial_started(self, label: str, seed: int, budget_s: float | None, part: str = "") -> None:
+        """`label` says whose trial it is, such as '#4' or 'baseline'; `part`, which one of how many where that is
+        known, such as 'verification, run 4 of 15'."""
 
     def trial_event(self, event: str, point: Point | None) -> None:
         """Start-up ('loaded', 'ready'), training ('step', with its point), 'scoring'."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from autoresearch.cli.studying import refuse_edits
+from autoresearch.cli import run, shell, studying
+from autoresearch.cli.studying import Wanted, begin_or_continue, interruptible, refuse_edits
+from autoresearch.cli.terminal import TerminalView
 from autoresearch.errors import UserError
+from autoresearch.research.study import Study
+from autoresearch.research.until import Until
 from tests.report.made import RECIPE, repository
 
 
@@ -28,3 +34,41 @@ def test_edits_that_a_new_study_would_not_have_are_named(tmp_path: Path) -> None
         refuse_edits(clone, "modern")
     subprocess.run(["git", "stash", "-u", "-q"], cwd=clone, check=True)
     refuse_edits(clone, None)
+
+
+def test_where_the_machine_can_not_train_it_no_study_is_left_behind(tmp_path: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = repository(tmp_path)
+    text = SimpleNamespace(name="letters", digest="d", root=tmp_path)
+    monkeypatch.chdir(clone)
+    monkeypatch.setattr(studying.prepared, "current", lambda: text)
+
+    def no_card(*args: object) -> None:
+        raise UserError("the cuda backend needs an NVIDIA card")
+
+    monkeypatch.setattr(studying, "choose_backend", lambda name: name)
+    monkeypatch.setattr(studying, "sized", no_card)
+    with pytest.raises(UserError, match="NVIDIA"):
+        begin_or_continue(Wanted("x1", backend="cuda"), TerminalView())
+    assert Study.tags(clone) == [] and not (clone / "studies").exists()
+    assert "x1" not in subprocess.run(["git", "branch", "-a"], cwd=clone, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("verb", ["loop", "train", "replay", "promote"])
+def test_a_budget_that_is_no_number_says_what_is_wanted(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--depth", "2"] if verb == "promote" else []
+    assert run(shell.command, [verb, *more, "--budget", "5m"], "ar") == 2
+    assert "'5m' is not a number of seconds: write seconds, such as 300" in capsys.readouterr().err
+
+
+def test_whoever_is_stopped_at_once_is_told_what_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        with interruptible(Until(), TerminalView()):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    said = capsys.readouterr().err
+    assert "press Ctrl-C again to stop now" in said
+    assert "stopped; nothing that was decided is lost, the same command continues" in said

@@ -15,7 +15,7 @@ import pytest
 
 from autoresearch.cli import panel, shell
 from autoresearch.cli import run as run_command
-from autoresearch.cli.terminal import TerminalView
+from autoresearch.cli.terminal import TerminalView, lines
 from autoresearch.records import Point
 from autoresearch.research.events import Event, Teller
 from autoresearch.research.now import Now
@@ -66,7 +66,7 @@ def test_the_panel_fits_its_width(width: int, made: Made) -> None:
 def test_the_panel_says_what_happens(made: Made) -> None:
     now = now_of(half_a_trial(made))
     text = "\n".join(row.plain for row in panel.rows(now, 100, now.at + 9.0))
-    for said in ("mar8", "letters · cpu", "1 tried, 1 kept", "12 asked for", "2 h 00 min left",
+    for said in ("mar8", "letters · cpu", "1 tried, 1 kept · 12 more", "2 h 00 min left",
                  "best 2.3000 bits per byte, #1, 4.2% lower than the baseline's 2.4000", "#2 Half the batch",
                  "batch.tokens_per_step = 64", "#2, seed 1: training", "54 s left", "step 240", "loss 3.210", "2.4000"):
         assert said in text, f"{said!r} is not in\n{text}"
@@ -74,6 +74,42 @@ def test_the_panel_says_what_happens(made: Made) -> None:
     assert len(bars) == 1
     ahead = next(row for row in panel.rows(now, 100, now.at) if row.plain.startswith("#2  "))
     assert any(span.style == "green" for span in ahead.spans), "better than the incumbent at the same share"
+
+
+def test_the_panel_counts_down_what_this_run_was_asked_for(made: Made) -> None:
+    found = half_a_trial(made)
+    n = made.idea("discard", 2.5)
+    Teller(made.study, found.append).decided(made.study.ledger.experiment(n), -0.2)
+    now = now_of([event for event in found if event["event"] != "began" or event["experiments"]])
+    assert "2 tried, 1 kept · 11 more to try" in "\n".join(row.plain for row in panel.rows(now, 100, now.at))
+
+
+def test_the_panel_says_which_run_of_how_many_it_is(made: Made) -> None:
+    found = half_a_trial(made)
+    Teller(made.study, found.append).trial_started("baseline", 1002, 300.0, "verification, run 5 of 15, seed 2 of 5")
+    now = now_of(found)
+    said = "verification, run 5 of 15, seed 2 of 5: baseline, seed 1002"
+    assert said + ": starting" in "\n".join(row.plain for row in panel.rows(now, 100, now.at))
+    assert lines(found[-1]) == [f"     {said}, 300 s of training"]
+
+
+def test_a_baseline_that_is_not_finished_shows_the_score_that_it_has(tmp_path: Path) -> None:
+    made, found = Made.create(repository(tmp_path / "new"), "new"), list[Event]()
+    teller = Teller(made.study, found.append)
+    teller.began(None, None)
+    assert "no score yet" in "\n".join(row.plain for row in panel.rows(now_of(found), 100, 0.0))
+    with made.study as study:
+        study.ledger.propose(n=0, parent=study.workspace.head(), researcher="probe", hypothesis="Baseline", evidence="",
+                             changes={}, recipe={})
+        made.trial(0, 2.4)
+        teller.trial_started("baseline", 1, 300.0)
+        teller.trial_ended(study.ledger.experiment(0).trials[0])
+        assert "2.4000 bits per byte on its first seed" in "\n".join(
+            row.plain for row in panel.rows(now_of(found), 100, 0.0))
+        found.clear()
+        Teller(study, found.append).began(None, 5)
+        assert "2.4000 bits per byte on its first seed" in "\n".join(
+            row.plain for row in panel.rows(now_of(found), 100, 0.0)), "and when it is continued"
 
 
 def test_a_silent_trial_does_not_count_down_for_ever(made: Made) -> None:
@@ -98,7 +134,8 @@ def test_plain_lines_are_those_of_a_log(made: Made, capsys: pytest.CaptureFixtur
     assert out == "" and "\x1b" not in err
     assert [line[8:] for line in err.splitlines()] == [
         "#2  Half the batch gives twice the updates, which this study has been short of from the start",
-        "     batch.tokens_per_step = 64", "a note", "     #2, seed 1: val_bpb 2.5000, 701 steps, 299 tokens/s",
+        "     batch.tokens_per_step = 64", "     #2, seed 1, 300 s of training", "a note",
+        "     #2, seed 1: val_bpb 2.5000, 701 steps, 299 tokens/s",
         "     discard: worse"]
 
 

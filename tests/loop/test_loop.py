@@ -165,7 +165,7 @@ def test_two_interrupts_end_at_once_and_the_same_command_continues(place: Place)
     loop.interrupt()
     loop.comes_to(lambda: "press Ctrl-C again to stop now" in loop.stderr)
     loop.interrupt()
-    done = loop.finish(within_s=20)
+    done = loop.finish(1, within_s=20)
     assert "stopped; nothing that was decided is lost, the same command continues" in done.stderr
     assert "report: " in done.stdout
     assert not ours_below(place.root)

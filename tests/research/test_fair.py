@@ -89,6 +89,15 @@ def test_a_busy_machine_is_waited_for_and_told_who_is_busy(battery: list[bool],
     fair.wait(Terms(busy_ok=True), "cpu", True, lambda: False, pytest.fail)
 
 
+def test_a_look_says_who_is_busy_and_waits_for_nobody(battery: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    battery[0] = False
+    used_s = itertools.count(0.0, 50.0)
+    monkeypatch.setattr(sensors, "counters", lambda: Counters(next(used_s), 0.0, None, None, None, None))
+    monkeypatch.setattr(sensors, "cores", lambda: 2.0)
+    assert "of 2 cores (at most 0.10 while a trial trains)" in fair.crowded(Terms(), "cpu", 0.01)
+    assert fair.crowded(Terms(busy_ok=True), "cpu", 0.01) == ""
+
+
 def test_terms_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for value, on in (("1", True), ("yes", True), ("", False), ("0", False), ("off", False)):
         monkeypatch.setenv(fair.BUSY_OK, value)

@@ -42,6 +42,11 @@ from autoresearch.research.study import Study
 from autoresearch.research.until import Until
 from autoresearch.research.view import View
 
+class Told(View):
+    def note(self, text):
+        with open(Path(sys.argv[1]).parent / "told", "a") as file:
+            print(text, file=file)
+
 clone, told = Path(sys.argv[1]), json.loads(sys.argv[2])
 until = Until(experiments=told["experiments"])
 os.environ |= told.get("environment", {})
@@ -130,7 +135,7 @@ class Scripted(Researcher):
 
 
 with Study.open(clone) as study, study.lock():
-    lab = Lab(study, study.ledger, Runner(), 300.0, View())
+    lab = Lab(study, study.ledger, Runner(), 300.0, Told())
     Loop(lab, Scripted(), {}, until, told.get("ratchet", "careful")).run({}, "")
 """
 
@@ -368,6 +373,8 @@ def test_a_person_may_have_trials_scored_beside_other_programs_but_not_in_stolen
     environment = {"AUTORESEARCH_BUSY_OK": "1"}
     _, idea = night(clone, experiments=1, environment=environment, machine={"1+": BUSY, "4": BUSY | {"asleep_s": 60}})
     assert [t.status for t in idea.trials] == ["interrupted", "ok"] and "slept for 60 s" in idea.trials[0].reason
+    notes = [line for line in (clone.parent / "told").read_text().splitlines() if "--busy-ok" in line]
+    assert len(notes) == 4 and all("other programs used 1.00 of 2 cores" in line for line in notes), "it is said"
 
 
 def test_a_machine_that_has_become_slower_runs_the_incumbent_again_on_that_seed(clone: Path) -> None:

@@ -156,17 +156,39 @@ def test_the_table_for_people_ends_with_the_sentence_to_quote(night: Night) -> N
     assert last == summary_of(night).sentence and "5 fresh seeds" in last
 
 
-def test_a_night_verifies_what_was_tried_and_not_a_study_that_was_only_begun(night: Night, tmp_path: Path) -> None:
+def test_a_night_verifies_where_something_was_kept_and_says_so_where_nothing_was(night: Night, tmp_path: Path) -> None:
     reference, lab, said = tmp_path / "reference.toml", night.lab(), list[str]()
     reference.write_text(START)
     lab.view.note = said.append  # type: ignore[method-assign]
     loop.verified(lab, reference, 2, Until())
     assert said == [] and night.trials("verify") == []
     night.made.idea("discard", 2.1)
-    loop.verified(lab, None, 2, Until())
-    assert said.pop() == "nothing was kept, so there is nothing to verify" and night.trials("verify") == []
+    for against in (None, reference):
+        loop.verified(lab, against, 2, Until())
+        assert said.pop() == "nothing was kept: the champion is the baseline, so there is nothing to verify"
+        assert night.trials("verify") == [] and said == []
+    n = night.keep(optim__matrix_lr=0.02)
     loop.verified(lab, reference, 2, Until())
-    assert night.trials("verify") == [(n, seed) for seed in (1001, 1002) for n in (REFERENCE, BASELINE)]
+    assert night.trials("verify") == [(arm, seed) for seed in (1001, 1002) for arm in (REFERENCE, BASELINE, n)]
+
+
+def test_every_run_says_which_of_how_many_it_is_and_a_seed_that_lacks_one_why(night: Night) -> None:
+    n, study = night.keep(optim__matrix_lr=0.02), night.made.study
+    lab, said, runs = night.lab(), list[str](), list[str]()
+    lab.view.note = said.append  # type: ignore[method-assign]
+    lab.view.trial_started = lambda label, seed, budget_s, part="": runs.append(  # type: ignore[method-assign]
+        f"{part}: {label}, seed {seed}")
+    verify.verify(lab, None, 2, Until())
+    assert runs == ["verification, run 1 of 4, seed 1 of 2: baseline, seed 1001",
+                    f"verification, run 2 of 4, seed 1 of 2: champion #{n}, seed 1001",
+                    "verification, run 3 of 4, seed 2 of 2: baseline, seed 1002",
+                    f"verification, run 4 of 4, seed 2 of 2: champion #{n}, seed 1002"] and said == []
+    study.ledger.end_trial(study.ledger.start_trial(BASELINE, 1003, verify.PURPOSE, 300.0, {}), "interrupted",
+                           "the machine slept for 60 s")
+    until = Until(deadline=0.0)
+    verify.verify(lab, None, 3, until)
+    assert said == ["verification stops here: 2 of 3 seeds are whole; baseline has no score on seed 1003: the machine "
+                    "slept for 60 s; `ar verify` goes on with the rest"]
 
 
 # Time to target

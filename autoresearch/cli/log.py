@@ -62,7 +62,7 @@ def command(n: int | None, tag: str | None, as_json: bool, optuna_file: Path | N
         elif n is not None:
             click.echo(one(attempts[0], study))
         else:
-            click.echo(table(story, attempts))
+            click.echo(table(story, attempts, study.owner() is not None))
 
 
 def record(a: Attempt) -> dict[str, Any]:
@@ -88,20 +88,27 @@ def details(a: Attempt, study: Study) -> dict[str, Any]:
         for p in (t.curve if t else ())]}
 
 
-def table(story: Story, attempts: list[Attempt]) -> str:
+def table(story: Story, attempts: list[Attempt], is_running: bool = True) -> str:
     from autoresearch.cli.style import VERDICT_COLOURS, fit, style, width
 
     columns = width()
     heading = f"{'n':>4}  {'verdict':<11}  {'val_bpb':>7}  {'delta':>8}  {'steps':>7}  {'tok/s':>8}  {'memory':>8}  "
     lines = [style(fit(heading + "hypothesis", columns), bold=True)]
     for a in attempts:
-        facts, hypothesis = _row(a, story)
+        facts, hypothesis = _row(a, story, "under way" if is_running else "undecided")
         room = None if columns is None else max(0, columns - len(facts))
         line = fit(facts, columns) if room == 0 else facts + fit(hypothesis, room)
         lines.append(style(line.rstrip(), VERDICT_COLOURS.get(a.verdict) if a.n else None))
     if not attempts:
         lines.append("(none yet)")
+    if not is_running and any(not a.verdict for a in attempts if a.n):
+        lines.append(left_undecided(story.tag))
     return "\n".join(lines)
+
+
+def left_undecided(tag: str) -> str:
+    """What became of an experiment without a verdict where nothing runs."""
+    return f"undecided: stopped before it was; `ar loop --tag {tag}` goes on with it from its last whole trial"
 
 
 def one(a: Attempt, study: Study) -> str:
@@ -111,7 +118,7 @@ def one(a: Attempt, study: Study) -> str:
     from autoresearch.report import words
 
     e = a.experiment
-    verdict = e.verdict or f"under way ({e.state})"
+    verdict = e.verdict or (f"under way ({e.state})" if study.owner() is not None else left_undecided(study.tag))
     parts = [style(f"#{a.n} {words.one_line(e.hypothesis)}", bold=True),
              f"{'verdict':<12}{style(verdict, VERDICT_COLOURS.get(e.verdict), bold=True)}"
              + (f": {words.one_line(e.reason, 2000)}" if e.reason else "")]
@@ -199,7 +206,7 @@ def _diff_lines(a: Attempt, study: Study) -> list[str]:
     return lines or ["(no change to the files)"]
 
 
-def _row(a: Attempt, story: Story) -> tuple[str, str]:
+def _row(a: Attempt, story: Story, without: str) -> tuple[str, str]:
     from autoresearch.report import words
 
     t = a.trial
@@ -209,7 +216,7 @@ def _row(a: Attempt, story: Story) -> tuple[str, str]:
     speed = f"{a.tokens_per_s:,.0f}" if a.tokens_per_s else ""
     memory = words.gib(t.peak_memory_bytes) if t and t.peak_memory_bytes else ""
     mark = "*" if story.champion and a.n == story.champion.n else " "
-    verdict = ("baseline" if a.n == 0 else a.verdict or "under way") + mark
+    verdict = ("baseline" if a.n == 0 else a.verdict or without) + mark
     return (f"{a.n:>4}  {verdict:<11}  {bpb:>7}  {delta:>8}  {steps:>7}  {speed:>8}  {memory:>8}  ",
             words.one_line(a.experiment.hypothesis))
 

@@ -82,8 +82,10 @@ def page(story: Story, pid: int | None) -> str:
             ("budget", f"{budget:g} s a trial" if budget else "a fixed number of steps")]
     if story.baseline and story.baseline.bpb is not None:
         seeds = len(story.baseline.experiment.screens())
-        spread = f"; {seeds} seeds spread by {story.spread_bpb:.4f}" if story.spread_bpb else ""
-        rows.append(("baseline", f"val_bpb {story.baseline.bpb:.4f}{spread}"))
+        mean = story.baseline.experiment.bpb()
+        spread = f"; {seeds} seeds have a mean of {mean:.4f} and spread by {story.spread_bpb:.4f}" \
+            if story.spread_bpb else ""
+        rows.append(("baseline", f"val_bpb {story.baseline.bpb:.4f} on seed {story.seed}{spread}"))
     if story.champion and story.champion.n > 0 and story.champion.bpb is not None:
         rows.append(("champion", f"val_bpb {story.champion.bpb:.4f}, {words.lower(story.gain_percent or 0.0)} than the "
                                  "baseline (same seed; the split it was chosen by)"))

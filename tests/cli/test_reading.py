@@ -372,3 +372,23 @@ def test_a_model_that_fails_is_a_sentence(trained: tuple[Study, Prepared]) -> No
 def test_text_that_is_not_prepared_any_more_is_a_sentence(made: Made) -> None:
     with pytest.raises(UserError, match="is not in the cache any more"):
         made.study.text()
+
+
+def test_what_a_stop_left_is_not_called_under_way_where_nothing_runs(made: Made,
+                                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    made.baseline(2.4, 2.41)
+    ledger, head = made.study.ledger, made.study.workspace.head()
+    ledger.propose(parent=head, researcher="playbook", hypothesis="Deeper", evidence="", changes={}, recipe={})
+    said = ar(capsys, "log")
+    assert "undecided" in said and "`ar loop --tag mar8` goes on with it" in said and "under way" not in said
+    assert "goes on with it" in ar(capsys, "log", "1")
+    with made.study.lock():
+        assert "under way" in ar(capsys, "log") and "undecided" not in ar(capsys, "log")
+    assert "2.4000 on seed 1; 2 seeds have a mean of 2.4050" in ar(capsys, "status")
+
+
+def test_replay_says_where_there_is_nothing_to_replay(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    made.baseline(2.4, 2.41)
+    assert run(shell.command, ["replay"], "ar") == 0
+    said = capsys.readouterr()
+    assert said.out == "" and "study mar8 has kept no change yet" in said.err

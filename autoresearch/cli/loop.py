@@ -137,7 +137,7 @@ def verified(lab: Lab, reference: Path | None, seeds: int, until: Until) -> None
         if any(e.n > BASELINE and e.verdict for e in lab.ledger.experiments()):
             lab.view.note("nothing was kept: the champion is the baseline, so there is nothing to verify")
         return
-    lab.view.note(f"verifying on {seeds} fresh seeds, all of val, confirm and the holdout")
+    lab.view.note(f"verifying on {seeds} fresh seed{'s' if seeds > 1 else ''}, all of val, confirm and the holdout")
     verify.verify(lab, reference, seeds, until)
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch import machine, paths, settle, sizes
+from autoresearch.data.manifest import Manifest
 from autoresearch.data.prepared import Prepared
 from autoresearch.harness import assemble
 from autoresearch.probing import Found, Probing
-from autoresearch.sizes import Size
+from autoresearch.sizes import Size, Words
 from backends.recipe import Recipe
 
 
@@ -40,30 +41,38 @@ class Plan:
 def probe(candidate: dict[str, bytes], recipe: Recipe, backend: str, prepared: Prepared, budget_s: float,
           fresh: bool = False) -> Plan:
     """Raises UserError where not even the smallest size can be trained. `fresh`: measure again, whatever is known."""
-    vocabs = {name: prepared.manifest.tokenizers[name].vocab for name in prepared.tokenizers()}
-    tokenizer = recipe.data.tokenizer if recipe.data.tokenizer in vocabs else _tokenizer(vocabs)
+    texts = {name: _words(prepared.manifest, name) for name in prepared.tokenizers()}
+    tokenizer = recipe.data.tokenizer if recipe.data.tokenizer in texts else _tokenizer(texts)
     base = recipe.replace({"data.tokenizer": tokenizer, "runtime.compile": False, "runtime.precision": "auto",
                            "batch.micro_rows": 0, "model.kv_heads": 0})
-    place = _place(candidate, base, backend, vocabs[tokenizer], budget_s)
+    place = _place(candidate, base, backend, texts[tokenizer].vocab, budget_s)
     found = None if fresh else _known(place)
     if found is None:
-        found = Probing(candidate, base, backend, vocabs[tokenizer], budget_s).run()
+        found = Probing(candidate, base, backend, texts[tokenizer], budget_s).run()
         settle.keep(place, asdict(found))
-    return _plan(base, recipe, vocabs, backend, budget_s, found)
+    return _plan(base, recipe, texts, backend, budget_s, found)
 
 
-def _tokenizer(vocabs: Mapping[str, int]) -> str:
+def _words(manifest: Manifest, tokenizer: str) -> Words:
+    facts = manifest.tokenizers[tokenizer]
+    encoded_bytes = manifest.shards[len(facts.shards) - 1]  # maybe not the whole text yet
+    return Words(facts.vocab, manifest.splits["train"].bytes, encoded_bytes / max(1, facts.tokens["train"]))
+
+
+def _tokenizer(texts: Mapping[str, Words]) -> str:
     """The largest prepared one of at most 4096 tokens: more is memorised rather than learned on small texts."""
-    small = [name for name in vocabs if vocabs[name] <= 4096] or list(vocabs)
-    return max(small, key=lambda name: vocabs[name])
+    small = [name for name in texts if texts[name].vocab <= 4096] or list(texts)
+    return max(small, key=lambda name: texts[name].vocab)
 
 
-def _plan(base: Recipe, recipe: Recipe, vocabs: Mapping[str, int], backend: str, budget_s: float, found: Found) -> Plan:
+def _plan(base: Recipe, recipe: Recipe, texts: Mapping[str, Words], backend: str, budget_s: float,
+          found: Found) -> Plan:
     memory, tokenizer = found.device["memory_bytes"], base.data.tokenizer
-    rows = sizes.table(base, vocabs, found.costs(), budget_s, memory)
+    rows = sizes.table(base, texts, found.costs(), budget_s, memory)
     s = sizes.choose(rows, tokenizer)
     planned = sizes.sized(base, s.depth, s.width, s.tokens_per_step, s.micro_rows).replace(
-        {"runtime.precision": found.precision, "runtime.compile": found.compiled})
+        {"runtime.precision": found.precision, "runtime.compile": found.compiled,
+         "schedule.keep_best_dev": s.keeps_best or recipe.schedule.keep_best_dev})
     before = recipe.flat()
     changes = {k: v for k, v in planned.flat().items() if v != before.get(k)}
     refused = {v["precision"] for v in found.verdicts if not v["allowed"]} | {found.precision}
@@ -73,13 +82,11 @@ def _plan(base: Recipe, recipe: Recipe, vocabs: Mapping[str, int], backend: str,
 
 
 def _why(s: Size, found: Found, budget_s: float) -> str:
-    fed = s.tokens_per_weight >= sizes.TOKENS_PER_WEIGHT
-    rule = "the largest with at least" if fed else "the smallest size;"
     compiled = f"compiled, {found.gain:.1f} times as fast ({found.gain_how})" if found.compiled else found.gain_how
+    again = " and learns it by heart: the weights of the best dev measurement are kept, and more text would help"
     return (f"{found.device['name']}: depth {s.depth}, width {s.width} should train {s.tokens_per_s:,.0f} tokens/s, "
-            f"{s.tokens_per_weight:.1f} tokens for each matmul weight in {budget_s:g} s ({rule} "
-            f"{sizes.TOKENS_PER_WEIGHT:g}{'' if fed else ' are wanted'}); {s.tokens_per_step:,} tokens a step give "
-            f"about {s.steps:,} steps of the {s.steps_wanted:,.0f} wanted; {found.precision}; {compiled}")
+            f"{s.steps:,} steps of {s.tokens_per_step:,} tokens in {budget_s:g} s, and score best of what fits; it "
+            f"reads the text {s.readings:.1f} times{again if s.keeps_best else ''}; {found.precision}; {compiled}")
 
 
 # What was measured before

@@ -10,6 +10,7 @@ its own, a low precision is compared with float32 on it, and its step is compile
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from dataclasses import asdict, dataclass, replace
@@ -23,18 +24,17 @@ from autoresearch.harness import assemble
 from autoresearch.harness.measuring import Measuring
 from autoresearch.harness.supervise import TrialFailed
 from autoresearch.settle import Settled
+from autoresearch.sizes import Words
 from backends.base import Device
 from backends.recipe import Model, Recipe
-from backends.spec import GPTSpec
 
-LADDER = ((2, 128), (3, 192), (4, 256), (6, 384), (8, 512), (10, 640), (12, 768), (16, 1024))
+LADDER = ((1, 64), (2, 128), (3, 192), (4, 256), (6, 384), (8, 512), (10, 640), (12, 768), (16, 1024))
 MEASURED_TOKENS = 4096
 OTHER_BATCHES = (1024, 8192)
 LEAST_STEPS = 3
 LIMIT_S, LADDER_S, EACH_S = 55.0, 24.0, 0.4  # at most; a short budget is not worth a long look
 COMPILE_PAYS_S = 20.0  # budgets from here on: a compiled step is faster, and the minute it takes is not on the clock
 COMPILE_GAIN = 1.4  # assumed where there is no time to measure it
-HALF_FED = 0.5  # compiled, a size may be fed that is not yet: the ladder ends one rung later
 LESS_MEMORY, LEAST_MEMORY = 0.7, 1 << 26  # what is assumed to be there where less was than the device says
 
 
@@ -57,7 +57,7 @@ class Found:
 
     def costs(self) -> Costs:
         """Of compiled steps, where they are to be compiled."""
-        return Costs(tuple(w / self.gain for w in self.cost_weights.values()), self.memory_factor)
+        return Costs(tuple(self.cost_weights.values()), self.memory_factor).faster(self.gain)
 
     def held_out_error(self) -> float | None:
         """The largest relative error of the predicted seconds of runs that were held out."""
@@ -65,9 +65,9 @@ class Found:
 
 
 class Probing:
-    def __init__(self, candidate: dict[str, bytes], base: Recipe, backend: str, vocab: int, budget_s: float):
+    def __init__(self, candidate: dict[str, bytes], base: Recipe, backend: str, text: Words, budget_s: float):
         self._candidate, self._base, self._backend = candidate, base, backend
-        self._vocab, self._budget_s = vocab, budget_s
+        self._text, self._vocab, self._budget_s = text, text.vocab, budget_s
         self._end = time.monotonic() + LIMIT_S
         self._runs: list[Measured] = []
         self._over = False  # the process that measures them has ended
@@ -87,8 +87,8 @@ class Probing:
             raise UserError(f"the probe could not train even the smallest model on {self._backend}: {e.reason}",
                             "Check the installation: ar train --steps 2") from None
         before, self._base = self._base.runtime.precision, self._base.replace({"runtime.precision": settled.precision})
-        change = settled.speed_ratios.get(before, 1.0) / settled.speed_ratios[settled.precision]
-        fitted = replace(fitted, weights=tuple(w * change for w in fitted.weights))  # the ladder was timed in `before`
+        # The ladder was timed in `before`.
+        fitted = fitted.faster(settled.speed_ratios[settled.precision] / settled.speed_ratios.get(before, 1.0))
         compiled, gain, how = self._gain(device, fitted)
         about = {"name": device.name, "memory_bytes": device.memory_bytes, "precisions": list(device.precisions)}
         return Found(
@@ -124,14 +124,17 @@ class Probing:
         return costs.fit(self._runs)
 
     def _climb(self, process: Measuring, device: Device, end: float) -> Model:
-        """From the smallest size to the one after the last that the budget can feed; that last one."""
+        """From the smallest size to the one after that which should score best; that one."""
+        scores = [math.inf]
         for depth, width in LADDER:
             recipe = self._sized(device, depth, width, MEASURED_TOKENS)
             late = bool(self._runs) and time.monotonic() > end
             if late or not self._measure(process, device, recipe):
                 break
-            tokens = self._budget_s / self._runs[-1].step_s * recipe.batch.tokens_per_step
-            if tokens < HALF_FED * sizes.TOKENS_PER_WEIGHT * GPTSpec.of(recipe, self._vocab).matmul_params():
+            hoped = costs.fit(self._runs).faster(COMPILE_GAIN if self._compiles(device) else 1.0)
+            rows = sizes.batches(self._base, depth, width, "", self._text, hoped, self._budget_s, device.memory_bytes)
+            scores.append(min(row.score for row in rows))
+            if scores[-1] > scores[-2]:
                 break
         return self._runs[-2 if len(self._runs) > 1 else -1].recipe.model
 
@@ -167,7 +170,7 @@ class Probing:
 
     def _recommended(self, fitted: Costs, device: Device) -> Recipe:
         tokenizer = self._base.data.tokenizer
-        rows = sizes.table(self._base, {tokenizer: self._vocab}, fitted, self._budget_s, device.memory_bytes)
+        rows = sizes.table(self._base, {tokenizer: self._text}, fitted, self._budget_s, device.memory_bytes)
         s = sizes.choose(rows, tokenizer)
         return sizes.sized(self._base, s.depth, s.width, s.tokens_per_step, s.micro_rows)
 

@@ -1,35 +1,42 @@
 """Which model, batch and tokenizer a budget can feed: the table of choices, and the rule that picks one.
 
-    Size      one choice, its figures predicted by the cost model
+    Size      one choice, its figures predicted by the cost model and the scaling law
     table     every choice that is worth a look
-    choose    the rule
+    choose    the rule: the best score that the law predicts
 
-Two rules of thumb agree with what was found best by hand, from an 8 GB laptop to an H100. On 5 MB of text the first
-takes too small a size for five minutes; no better one is known yet (docs/performance.md):
-
-    size      the largest whose budget holds at least 4 training tokens for each matmul weight
-    batch     the power of two that gives about 55 steps for each square root of a second: 300 in half a minute, 950 in
-              five
+The cost model (costs.py) says how many steps of a choice this machine makes in the budget, the law (scaling.py) what a
+model has learnt after so many.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoresearch.costs import Costs, estimated_bytes
 from autoresearch.errors import UserError
+from autoresearch.harness.jobs import DEV_FRACTIONS
+from autoresearch.scaling import LAW, MOST_WEIGHTS_PER_BYTE
 from backends.recipe import Recipe
 from backends.spec import GPTSpec
 
 HEAD_DIM = 64
-SHAPES = tuple((d, 64 * (d + wider)) for d in range(2, 17) for wider in (0, 1))  # as wide as 64 times the depth, or so
-TOKENS_PER_WEIGHT = 4.0
-STEPS_PER_ROOT = 55.0  # of seconds: 950 steps are what upstream takes in five minutes; 10 and 30 s agree
+SHAPES = tuple((d, 64 * (d + wider)) for d in range(1, 17) for wider in (0, 1))  # as wide as 64 times the depth, or so
 MIN_STEP_TOKENS, MAX_STEP_TOKENS = 1024, 2**19
 MEMORY_SHARE = 0.6  # of the device: the rest is for scoring, other programs and what the estimate leaves out
-HOPELESS = 0.25  # of the wanted tokens for each weight: larger sizes are not listed
+HOPELESS_BPB = 0.1  # behind the best: not listed
+UNDECAYED_BPB = 0.05  # what weights from before the learning rates' end lack, about
+
+
+@dataclass(frozen=True)
+class Words:
+    """A text to train on, as a tokenizer cuts it."""
+
+    vocab: int
+    text_bytes: int
+    bytes_per_token: float
 
 
 @dataclass(frozen=True)
@@ -42,19 +49,16 @@ class Size:
     params: int
     step_s: float
     steps: int
-    steps_wanted: float
     tokens: int
-    tokens_per_weight: float  # that takes part in matrix products
     tokens_per_param: float
+    readings: float  # of the text
     memory_bytes: int
+    keeps_best: bool  # the weights of a dev measurement before the end should be better than the last ones
+    score: float  # bits per byte that the law predicts; differences count, the text may shift them all
 
     @property
     def tokens_per_s(self) -> float:
         return self.tokens_per_step / self.step_s
-
-
-def steps_wanted(budget_s: float) -> float:
-    return STEPS_PER_ROOT * math.sqrt(budget_s)
 
 
 def sized(base: Recipe, depth: int, width: int, tokens_per_step: int, micro_rows: int = 0) -> Recipe:
@@ -64,20 +68,26 @@ def sized(base: Recipe, depth: int, width: int, tokens_per_step: int, micro_rows
                          "batch.tokens_per_step": max(1, tokens_per_step // T) * T, "batch.micro_rows": micro_rows})
 
 
-def table(base: Recipe, vocabs: Mapping[str, int], costs: Costs, budget_s: float, memory_bytes: int) -> list[Size]:
-    """Sizes that fit into memory, each with three batches around the rule's, for each tokenizer. UserError where not
-    even the smallest one does."""
-    require_room(base, vocabs[base.data.tokenizer], memory_bytes)
+def table(base: Recipe, texts: Mapping[str, Words], costs: Costs, budget_s: float, memory_bytes: int) -> list[Size]:
+    """Sizes that fit into memory, each with the batch that the law likes best and its neighbours, for each tokenizer;
+    none that is larger for its text than those of which the law was made. UserError where not even the smallest fits
+    into memory."""
+    require_room(base, texts[base.data.tokenizer].vocab, memory_bytes)
     found: list[Size] = []
-    for tokenizer, vocab in vocabs.items():
-        for depth, width in SHAPES:
-            rows = [row for tokens in _batches(base, depth, width, vocab, costs, budget_s)
-                    if (row := _size(sized(base, depth, width, tokens), tokenizer, vocab, costs, budget_s,
-                                     memory_bytes))]
-            found += rows
-            if not rows or max(row.tokens_per_weight for row in rows) < HOPELESS * TOKENS_PER_WEIGHT:
-                break
+    for tokenizer, text in texts.items():
+        rows = [row for shape in _known(base, text)
+                for row in batches(base, *shape, tokenizer, text, costs, budget_s, memory_bytes)]
+        best = min((row.score for row in rows), default=math.inf)
+        found += [row for row in rows if row.score <= best + HOPELESS_BPB]
     return found
+
+
+def _known(base: Recipe, text: Words) -> Iterator[tuple[int, int]]:
+    """Shapes, smallest first, of which the law knows something."""
+    for depth, width in SHAPES:
+        weights = GPTSpec.of(sized(base, depth, width, MIN_STEP_TOKENS), text.vocab).matmul_params()
+        if (depth, width) == SHAPES[0] or weights <= MOST_WEIGHTS_PER_BYTE * text.text_bytes:
+            yield depth, width
 
 
 def require_room(base: Recipe, vocab: int, memory_bytes: int) -> None:
@@ -87,51 +97,50 @@ def require_room(base: Recipe, vocab: int, memory_bytes: int) -> None:
                         f"this device's memory of {memory_bytes / 2**30:.1f} GiB", "Lower model.seq_len in the recipe.")
 
 
+def batches(base: Recipe, depth: int, width: int, tokenizer: str, text: Words, costs: Costs, budget_s: float,
+            memory_bytes: int) -> list[Size]:
+    """The power of two whose steps teach most in the budget, and its neighbours; what does not fit is left out."""
+    options = [2**k for k in range(MIN_STEP_TOKENS.bit_length() - 1, MAX_STEP_TOKENS.bit_length())]
+    recipes = {r.batch.tokens_per_step: r for r in (sized(base, depth, width, tokens) for tokens in options)}
+    rows: list[Size] = []
+    for recipe in recipes.values():
+        row = _size(recipe, tokenizer, text, costs, budget_s, memory_bytes)
+        if row is None or (len(rows) > 1 and row.score > rows[-1].score > rows[-2].score):
+            break
+        rows.append(row)
+    best = min(range(len(rows)), key=lambda i: rows[i].score, default=0)
+    return rows[max(0, best - 1) : best + 2]
+
+
 def choose(rows: Sequence[Size], tokenizer: str) -> Size:
-    """Of the rows of one tokenizer."""
-    own = [row for row in rows if row.tokenizer == tokenizer]
-    fed = [row for row in own if _closest(own, row).tokens_per_weight >= TOKENS_PER_WEIGHT]
-    shape = max(fed, key=lambda r: (r.params, r.depth)) if fed else min(own, key=lambda r: (r.params, r.depth))
-    return _closest(own, shape)
+    """Of the rows of one tokenizer; equal ones: the smallest."""
+    return min((row for row in rows if row.tokenizer == tokenizer), key=lambda row: (row.score, row.params))
 
 
 def shortlist(rows: Sequence[Size], chosen: Size, around: int = 4) -> list[Size]:
     """The sizes around the chosen one, its other batches, and its other tokenizers."""
-    own = [row for row in rows if row.tokenizer == chosen.tokenizer]
-    by_size = [_closest(own, shape) for shape in {(r.depth, r.width): r for r in own}.values()]
+    by_size = [choose(list(same), chosen.tokenizer) for _, same in itertools.groupby(
+        (row for row in rows if row.tokenizer == chosen.tokenizer), key=lambda row: (row.depth, row.width))]
     at = by_size.index(chosen)
     same = [row for row in rows if (row.depth, row.width) == (chosen.depth, chosen.width)]
     batches = [row for row in same if row.tokenizer == chosen.tokenizer and row != chosen]
-    tokenizers = {row.tokenizer: _closest([r for r in same if r.tokenizer == row.tokenizer], row)
-                  for row in same if row.tokenizer != chosen.tokenizer}
-    return [*by_size[max(0, at - around) : at + around], *batches, *tokenizers.values()]
+    others = {row.tokenizer for row in same} - {chosen.tokenizer}
+    return [*by_size[max(0, at - around) : at + around], *batches, *(choose(same, name) for name in sorted(others))]
 
 
-def _closest(rows: Sequence[Size], shape: Size) -> Size:
-    """The batch of a shape whose number of steps is nearest to the wanted one."""
-    same = [row for row in rows if (row.depth, row.width) == (shape.depth, shape.width)]
-    return min(same, key=lambda row: (abs(math.log(max(1, row.steps) / row.steps_wanted)), row.tokens_per_step))
-
-
-def _batches(base: Recipe, depth: int, width: int, vocab: int, costs: Costs, budget_s: float) -> list[int]:
-    """The power of two nearest to the wanted number of steps, at that batch's own speed, and its neighbours."""
-    options = [2**k for k in range(MIN_STEP_TOKENS.bit_length() - 1, MAX_STEP_TOKENS.bit_length())]
-    options = list(dict.fromkeys(sized(base, depth, width, t).batch.tokens_per_step for t in options))
-    steps = [budget_s / max(1e-9, costs.step_s(sized(base, depth, width, t), vocab)) for t in options]
-    best = min(range(len(options)), key=lambda i: abs(math.log(max(1e-9, steps[i]) / steps_wanted(budget_s))))
-    return options[max(0, best - 1) : best + 2]
-
-
-def _size(recipe: Recipe, tokenizer: str, vocab: int, costs: Costs, budget_s: float, memory_bytes: int) -> Size | None:
-    recipe = within_memory(recipe, vocab, MEMORY_SHARE * memory_bytes)
-    if estimated_bytes(recipe, vocab) > MEMORY_SHARE * memory_bytes:
+def _size(recipe: Recipe, tokenizer: str, text: Words, costs: Costs, budget_s: float,
+          memory_bytes: int) -> Size | None:
+    recipe = within_memory(recipe, text.vocab, MEMORY_SHARE * memory_bytes)
+    if estimated_bytes(recipe, text.vocab) > MEMORY_SHARE * memory_bytes:
         return None
-    spec, step_s = GPTSpec.of(recipe, vocab), costs.step_s(recipe, vocab)
-    steps = int(budget_s / max(1e-9, step_s))
-    tokens = steps * recipe.batch.tokens_per_step
-    return Size(spec.depth, spec.width, tokenizer, recipe.batch.tokens_per_step, recipe.batch.micro_rows, spec.params(),
-                step_s, steps, steps_wanted(budget_s), tokens, tokens / spec.matmul_params(), tokens / spec.params(),
-                costs.memory_bytes(recipe, vocab))
+    spec, step_s, B = GPTSpec.of(recipe, text.vocab), costs.step_s(recipe, text.vocab), recipe.batch.tokens_per_step
+    steps, weights = int(budget_s / max(1e-9, step_s)), spec.matmul_params()
+    step_bytes = B * text.bytes_per_token
+    score, share = min((LAW.score(weights, step_bytes, share * steps * step_bytes, text.text_bytes)
+                        + UNDECAYED_BPB * (share < 1), share) for share in (*DEV_FRACTIONS, 1.0))
+    return Size(spec.depth, spec.width, tokenizer, B, recipe.batch.micro_rows, spec.params(), step_s, steps, steps * B,
+                steps * B / spec.params(), steps * step_bytes / text.text_bytes, costs.memory_bytes(recipe, text.vocab),
+                share < 1, score)
 
 
 def within_memory(recipe: Recipe, vocab: int, most_bytes: float) -> Recipe:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import math
 import tomllib
@@ -240,10 +241,11 @@ TABLES: dict[str, type] = {f.name: f.default.__class__ for f in dataclasses.fiel
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool}
 
 
-def keys() -> list[Key]:
+@functools.cache
+def keys() -> tuple[Key, ...]:
     """The whole schema in file order."""
-    return [Key(f"{table}.{f.name}", _TYPES[str(f.type)], f.default, **f.metadata)
-            for table, cls in TABLES.items() for f in dataclasses.fields(cls)]
+    return tuple(Key(f"{table}.{f.name}", _TYPES[str(f.type)], f.default, **f.metadata)
+                 for table, cls in TABLES.items() for f in dataclasses.fields(cls))
 
 
 def parse(text: str) -> Recipe:

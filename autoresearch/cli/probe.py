@@ -6,17 +6,18 @@ import json
 
 import click
 
-from autoresearch.cli.machine import backend_option, choose_backend, sandbox_option, sized
+from autoresearch.cli.machine import Seconds, backend_option, choose_backend, sandbox_option, sized
 from autoresearch.data import prepared
 from autoresearch.probe import Plan
+from autoresearch.scaling import LAW
 from autoresearch.sizes import Size, shortlist
 
-COLUMNS = ("depth", "width", "tokenizer", "tokens/step", "params", "tokens/s", "steps", "tokens", "tokens/weight",
-           "tokens/param", "memory")
+COLUMNS = ("depth", "width", "tokenizer", "tokens/step", "params", "tokens/s", "steps", "tokens", "tokens/param",
+           "readings", "memory", "bits/byte")
 
 
 @click.command("probe")
-@click.option("--budget", "budget_s", type=click.FloatRange(1, 86400), default=300.0, show_default=True,
+@click.option("--budget", "budget_s", type=Seconds(1, 86400), default=300.0, show_default=True,
               help="Seconds of training to size for.")
 @backend_option
 @click.option("--data", "name", default=None, help="A prepared text. Default: the current one.")
@@ -50,20 +51,22 @@ def shown(plan: Plan) -> str:
         f"{device['name']}  ({plan.backend}, {device['memory_bytes'] / 2**30:.1f} GiB; measured {found.measured_at})",
         f"matmul ceiling in TFLOP/s: {ceilings}; at the proposed model's shapes: {products}",
         *(v["reason"] for v in found.verdicts),
-        f"cost model from {len(found.runs)} short runs: {checked}", "", *table(plan), "", plan.why, "",
+        f"cost model from {len(found.runs)} short runs: {checked}", "",
+        f"bits per byte as a scaling law expects them, against the proposed size; it errs by about {LAW.spread:.3f}:",
+        *table(plan), "", plan.why, "",
         "Changes to the recipe:"]
     return "\n".join([*lines, *([f"  {k} = {v}" for k, v in plan.changes.items()] or ["  none"])])
 
 
 def table(plan: Plan) -> list[str]:
-    rows = [COLUMNS, *(_cells(s) for s in shortlist(plan.table, plan.chosen))]
+    rows = [COLUMNS, *(_cells(s, plan.chosen) for s in shortlist(plan.table, plan.chosen))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    chosen = rows.index(_cells(plan.chosen))
+    chosen = rows.index(_cells(plan.chosen, plan.chosen))
     return [line + ("  <- proposed" if i == chosen else "") for i, line in enumerate(lines)]
 
 
-def _cells(s: Size) -> tuple[str, ...]:
+def _cells(s: Size, chosen: Size) -> tuple[str, ...]:
     return (str(s.depth), str(s.width), s.tokenizer, f"{s.tokens_per_step:,}", f"{s.params / 1e6:.2f}M",
-            f"{s.tokens_per_s:,.0f}", f"{s.steps:,}", f"{s.tokens / 1e6:.1f}M", f"{s.tokens_per_weight:.1f}",
-            f"{s.tokens_per_param:.1f}", f"{s.memory_bytes / 2**20:,.0f} MiB")
+            f"{s.tokens_per_s:,.0f}", f"{s.steps:,}", f"{s.tokens / 1e6:.1f}M", f"{s.tokens_per_param:.1f}",
+            f"{s.readings:.1f}", f"{s.memory_bytes / 2**20:,.0f} MiB", f"{s.score - chosen.score:+.3f}")

@@ -133,7 +133,7 @@ class Probing:
                 break
             hoped = costs.fit(self._runs).faster(COMPILE_GAIN if self._compiles(device) else 1.0)
             rows = sizes.batches(self._base, depth, width, "", self._text, hoped, self._budget_s, device.memory_bytes)
-            scores.append(min(row.score for row in rows))
+            scores.append(min((row.score for row in rows), default=math.inf))
             if scores[-1] > scores[-2]:
                 break
         return self._runs[-2 if len(self._runs) > 1 else -1].recipe.model

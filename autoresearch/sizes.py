@@ -136,11 +136,12 @@ def _size(recipe: Recipe, tokenizer: str, text: Words, costs: Costs, budget_s: f
     spec, step_s, B = GPTSpec.of(recipe, text.vocab), costs.step_s(recipe, text.vocab), recipe.batch.tokens_per_step
     steps, weights = int(budget_s / max(1e-9, step_s)), spec.matmul_params()
     step_bytes = B * text.bytes_per_token
-    score, share = min((LAW.score(weights, step_bytes, share * steps * step_bytes, text.text_bytes)
-                        + UNDECAYED_BPB * (share < 1), share) for share in (*DEV_FRACTIONS, 1.0))
+    scores = {share: LAW.score(weights, step_bytes, share * steps * step_bytes, text.text_bytes)
+              + UNDECAYED_BPB * (share < 1) for share in (1.0, *DEV_FRACTIONS)}
+    share = min(scores, key=lambda share: scores[share])
     return Size(spec.depth, spec.width, tokenizer, B, recipe.batch.micro_rows, spec.params(), step_s, steps, steps * B,
                 steps * B / spec.params(), steps * step_bytes / text.text_bytes, costs.memory_bytes(recipe, text.vocab),
-                share < 1, score)
+                share < 1, scores[share])
 
 
 def within_memory(recipe: Recipe, vocab: int, most_bytes: float) -> Recipe:

@@ -166,13 +166,13 @@ def test_a_kept_edit_moves_the_branch_and_an_experiment_killed_before_it_does_no
 
 @pytest.mark.slow
 def test_a_try_that_is_killed_can_be_tried_again(place: Place) -> None:
-    edit(place, MODEL_FILE, "def logits(", "# again\ndef logits(")
+    edit(place, MODEL_FILE, "def logits(", "AGAIN = True\n\n\ndef logits(")
     before = place.last().n
     process = place.start("try", "--tag", TAG, "-m", "killed")
     process.comes_to(lambda: place.running(before))
     process.kill()
     assert comes_true(lambda: not ours_below(place.root), 4)
-    assert "# again" in (place.worktree / MODEL_FILE).read_text()
+    assert "AGAIN = True" in (place.worktree / MODEL_FILE).read_text()
     result = result_of(attempt(place, "tried again"))
     assert result["experiment"] == before + 2 and decided(place.last())
     place.ar(*LOOP, "--experiments", "1")

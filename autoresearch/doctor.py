@@ -23,7 +23,7 @@ import backends
 from autoresearch import machine, paths, scratch
 from autoresearch.data import prepared
 from autoresearch.errors import UserError
-from autoresearch.harness import awake, conditions, sandbox, selfcheck, sensors
+from autoresearch.harness import awake, conditions, sandbox, selfcheck
 from autoresearch.harness.measuring import Measuring
 from autoresearch.harness.supervise import TrialFailed
 from autoresearch.research import fair
@@ -38,7 +38,6 @@ GIB = 1 << 30
 STUDY_BYTES, EASY_BYTES = 2 * GIB, 10 * GIB  # what a study asks for to begin; what a night of them fits into
 COMPILER_TIMEOUT_S = 60.0
 DRIFT_S, LOOKED_S = 0.05, 0.5  # of the wall clock against the steady one
-LISTENED_S = 1.0  # for other programs' use of the processor
 PROGRAM = "#include <vector>\nint main() { return std::vector<int>(0).size(); }\n"
 MIND_THE_STUDY = "Studies are kept in the clone, prepared text in AUTORESEARCH_CACHE: free some space on their disks."
 
@@ -182,17 +181,12 @@ def can_sleep() -> bool:
 
 def load(patient: Patient) -> Found:
     """Whether other programs leave a trial what it needs, by the limits that trials are judged by."""
-    before, began_s = sensors.counters(), time.monotonic()
-    time.sleep(LISTENED_S)
-    after, took_s, cores = sensors.counters(), time.monotonic() - began_s, sensors.cores()
-    if before.busy_s is None or after.busy_s is None:
+    seen = fair.looked()
+    if seen is None:
         return OK, "this system does not tell what other programs use", ""
-    busy = (after.busy_s - before.busy_s) / took_s
-    others = max(0.0, busy - (after.own_s - before.own_s) / took_s)
-    seen = conditions.Conditions(took_s, cores=cores, outside_cores=others, idle_cores=max(0.0, cores - busy))
-    said = f"other programs use {others:.2f} of {cores:g} cores"
+    said, most = f"other programs use {seen.outside_cores:.2f} of {seen.cores:g} cores", conditions.LIMITS.outside_frac
     if conditions.unfair(seen, accelerated=fair.accelerated(patient.chosen)):
-        return WARNING, f"{said}, more than the {conditions.LIMITS.outside_frac * cores:.2f} that a trial allows", \
+        return WARNING, f"{said}, more than the {most * seen.cores:.2f} that a trial allows", \
             "A study waits until they are done. End them, or add --busy-ok to `ar loop`: scores are noisier then."
     return OK, said, ""
 

@@ -17,7 +17,7 @@ from autoresearch.data.manifest import Manifest
 from autoresearch.data.prepared import Prepared
 from autoresearch.harness import assemble
 from autoresearch.probing import Found, Probing
-from autoresearch.sizes import Size, Words
+from autoresearch.sizes import Size, TokenizedText
 from backends.recipe import Recipe
 
 
@@ -41,7 +41,7 @@ class Plan:
 def probe(candidate: dict[str, bytes], recipe: Recipe, backend: str, prepared: Prepared, budget_s: float,
           fresh: bool = False) -> Plan:
     """Raises UserError where not even the smallest size can be trained. `fresh`: measure again, whatever is known."""
-    texts = {name: _words(prepared.manifest, name) for name in prepared.tokenizers()}
+    texts = {name: _tokenized(prepared.manifest, name) for name in prepared.tokenizers()}
     tokenizer = recipe.data.tokenizer if recipe.data.tokenizer in texts else _tokenizer(texts)
     base = recipe.replace({"data.tokenizer": tokenizer, "runtime.compile": False, "runtime.precision": "auto",
                            "batch.micro_rows": 0, "model.kv_heads": 0})
@@ -53,19 +53,19 @@ def probe(candidate: dict[str, bytes], recipe: Recipe, backend: str, prepared: P
     return _plan(base, recipe, texts, backend, budget_s, found)
 
 
-def _words(manifest: Manifest, tokenizer: str) -> Words:
+def _tokenized(manifest: Manifest, tokenizer: str) -> TokenizedText:
     facts = manifest.tokenizers[tokenizer]
     encoded_bytes = manifest.shards[len(facts.shards) - 1]  # maybe not the whole text yet
-    return Words(facts.vocab, manifest.splits["train"].bytes, encoded_bytes / max(1, facts.tokens["train"]))
+    return TokenizedText(facts.vocab, manifest.splits["train"].bytes, encoded_bytes / max(1, facts.tokens["train"]))
 
 
-def _tokenizer(texts: Mapping[str, Words]) -> str:
+def _tokenizer(texts: Mapping[str, TokenizedText]) -> str:
     """The largest prepared one of at most 4096 tokens: more is memorised rather than learned on small texts."""
     small = [name for name in texts if texts[name].vocab <= 4096] or list(texts)
     return max(small, key=lambda name: texts[name].vocab)
 
 
-def _plan(base: Recipe, recipe: Recipe, texts: Mapping[str, Words], backend: str, budget_s: float,
+def _plan(base: Recipe, recipe: Recipe, texts: Mapping[str, TokenizedText], backend: str, budget_s: float,
           found: Found) -> Plan:
     memory, tokenizer = found.device["memory_bytes"], base.data.tokenizer
     rows = sizes.table(base, texts, found.costs(), budget_s, memory)

@@ -24,7 +24,7 @@ from autoresearch.harness import assemble
 from autoresearch.harness.measuring import Measuring
 from autoresearch.harness.supervise import TrialFailed
 from autoresearch.settle import Settled
-from autoresearch.sizes import Words
+from autoresearch.sizes import TokenizedText
 from backends.base import Device
 from backends.recipe import Model, Recipe
 
@@ -65,7 +65,7 @@ class Found:
 
 
 class Probing:
-    def __init__(self, candidate: dict[str, bytes], base: Recipe, backend: str, text: Words, budget_s: float):
+    def __init__(self, candidate: dict[str, bytes], base: Recipe, backend: str, text: TokenizedText, budget_s: float):
         self._candidate, self._base, self._backend = candidate, base, backend
         self._text, self._vocab, self._budget_s = text, text.vocab, budget_s
         self._end = time.monotonic() + LIMIT_S
@@ -132,7 +132,8 @@ class Probing:
             if late or not self._measure(process, device, recipe):
                 break
             hoped = costs.fit(self._runs).faster(COMPILE_GAIN if self._compiles(device) else 1.0)
-            rows = sizes.batches(self._base, depth, width, "", self._text, hoped, self._budget_s, device.memory_bytes)
+            rows = sizes.batches(self._base, depth, width, self._base.data.tokenizer, self._text, hoped,
+                                 self._budget_s, device.memory_bytes)
             scores.append(min((row.score for row in rows), default=math.inf))
             if scores[-1] > scores[-2]:
                 break

@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass
 
 MILLION = 1e6
-MOST_WEIGHTS_PER_BYTE = 4.0  # N / U of the runs that the law was fitted to
+MOST_WEIGHTS_PER_BYTE = 4.0  # N / U; the runs that the law was fitted to have up to 3.2
 
 
 @dataclass(frozen=True)

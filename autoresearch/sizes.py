@@ -27,11 +27,11 @@ SHAPES = tuple((d, 64 * (d + wider)) for d in range(1, 17) for wider in (0, 1)) 
 MIN_STEP_TOKENS, MAX_STEP_TOKENS = 1024, 2**19
 MEMORY_SHARE = 0.6  # of the device: the rest is for scoring, other programs and what the estimate leaves out
 HOPELESS_BPB = 0.1  # behind the best: not listed
-UNDECAYED_BPB = 0.05  # what weights from before the learning rates' end lack, about
+UNDECAYED_BPB = 0.05  # that the last fifth of a run, in which learning rates end, gains about (docs/shakespeare.md)
 
 
 @dataclass(frozen=True)
-class Words:
+class TokenizedText:
     """A text to train on, as a tokenizer cuts it."""
 
     vocab: int
@@ -68,7 +68,8 @@ def sized(base: Recipe, depth: int, width: int, tokens_per_step: int, micro_rows
                          "batch.tokens_per_step": max(1, tokens_per_step // T) * T, "batch.micro_rows": micro_rows})
 
 
-def table(base: Recipe, texts: Mapping[str, Words], costs: Costs, budget_s: float, memory_bytes: int) -> list[Size]:
+def table(base: Recipe, texts: Mapping[str, TokenizedText], costs: Costs, budget_s: float,
+          memory_bytes: int) -> list[Size]:
     """Sizes that fit into memory, each with the batch that the law likes best and its neighbours, for each tokenizer;
     none that is larger for its text than those of which the law was made. UserError where not even the smallest fits
     into memory."""
@@ -82,7 +83,7 @@ def table(base: Recipe, texts: Mapping[str, Words], costs: Costs, budget_s: floa
     return found
 
 
-def _known(base: Recipe, text: Words) -> Iterator[tuple[int, int]]:
+def _known(base: Recipe, text: TokenizedText) -> Iterator[tuple[int, int]]:
     """Shapes, smallest first, of which the law knows something."""
     for depth, width in SHAPES:
         weights = GPTSpec.of(sized(base, depth, width, MIN_STEP_TOKENS), text.vocab).matmul_params()
@@ -97,7 +98,7 @@ def require_room(base: Recipe, vocab: int, memory_bytes: int) -> None:
                         f"this device's memory of {memory_bytes / 2**30:.1f} GiB", "Lower model.seq_len in the recipe.")
 
 
-def batches(base: Recipe, depth: int, width: int, tokenizer: str, text: Words, costs: Costs, budget_s: float,
+def batches(base: Recipe, depth: int, width: int, tokenizer: str, text: TokenizedText, costs: Costs, budget_s: float,
             memory_bytes: int) -> list[Size]:
     """The power of two whose steps teach most in the budget, and its neighbours; what does not fit is left out."""
     options = [2**k for k in range(MIN_STEP_TOKENS.bit_length() - 1, MAX_STEP_TOKENS.bit_length())]
@@ -128,7 +129,7 @@ def shortlist(rows: Sequence[Size], chosen: Size, around: int = 4) -> list[Size]
     return [*by_size[max(0, at - around) : at + around], *batches, *(choose(same, name) for name in sorted(others))]
 
 
-def _size(recipe: Recipe, tokenizer: str, text: Words, costs: Costs, budget_s: float,
+def _size(recipe: Recipe, tokenizer: str, text: TokenizedText, costs: Costs, budget_s: float,
           memory_bytes: int) -> Size | None:
     recipe = within_memory(recipe, text.vocab, MEMORY_SHARE * memory_bytes)
     if estimated_bytes(recipe, text.vocab) > MEMORY_SHARE * memory_bytes:

@@ -4,6 +4,7 @@
         --tokenizer bpe-2048 --tokenizer bpe-4096
     python -m benchmarks.learning run --data shakespeare      trains what learning_runs.json lacks
     python -m benchmarks.learning fit                         the coefficients of autoresearch/scaling.py, and errors
+    python -m benchmarks.learning choose                      what the law chooses on machines of assumed speeds
 
 A run has a number of steps, not of seconds, so that it means the same on every machine: the preset `modern` in
 bfloat16 on the cpu backend, seed 1, scored on the whole validation split. With a share below 1 it sees only the
@@ -28,6 +29,8 @@ from typing import Any
 
 import numpy as np
 
+from autoresearch import sizes
+from autoresearch.costs import Costs
 from autoresearch.scaling import Law
 from backends.recipe import Recipe, load, preset_file
 from backends.spec import GPTSpec
@@ -119,7 +122,7 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "fit", "worker"))
+    parser.add_argument("what", choices=("run", "fit", "choose", "worker"))
     parser.add_argument("--data", default=None, help="run: a prepared text; default: the current one")
     parser.add_argument("--jobs", type=int, default=2, help="run: processes at a time, of one thread each")
     options = parser.parse_args()
@@ -127,6 +130,8 @@ def main() -> None:
         print(json.dumps(asdict(trained(Run(**json.loads(sys.stdin.readline())), options.data))))
     elif options.what == "run":
         run_all(options)
+    elif options.what == "choose":
+        choices()
     else:
         report(known())
 
@@ -233,6 +238,43 @@ def fit(runs: Sequence[Run]) -> Law:
         return solved(point)
 
     return min((descended(start) for start in STARTS), key=lambda found: found[0])[1]
+
+
+# Choosing
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """A machine as the cost model sees one: what it multiplies in a second, what no step can do without."""
+
+    flops: float
+    step_s: float
+    text_bytes: float
+    seq_len: int = 256
+    vocab: int = 2048
+
+    def table(self) -> list[sizes.Size]:
+        base = Recipe().replace({"data.tokenizer": "bpe", "model.seq_len": self.seq_len,
+                                 "batch.tokens_per_step": self.seq_len})
+        costs = Costs((self.step_s / 5, 1 / self.flops, 0.0, 0.0), 0.7)
+        text = sizes.TokenizedText(self.vocab, int(self.text_bytes), 3.0)
+        return sizes.table(base, {"bpe": text}, costs, BUDGET_S, MEMORY_BYTES)
+
+
+BUDGET_S, MEMORY_BYTES = 300.0, 80 << 30
+H100 = Assumed(4e14, 0.015, 4e10, 2048, 8192)
+LAPTOP = Assumed(5e12, 0.006, 1e9)  # of Apple
+GTX_1660_TI = Assumed(3e12, 0.006, 2e9)
+
+
+def choices() -> None:
+    for name, machine in {"H100": H100, "Apple laptop": LAPTOP, "GTX 1660 Ti": GTX_1660_TI}.items():
+        rows = machine.table()
+        shapes = {(row.depth, row.width): row for row in sorted(rows, key=lambda row: -row.score)}  # the best of each
+        chosen = sizes.choose(rows, "bpe")
+        others = ", ".join(f"{d} x {w} {row.score - chosen.score:+.3f}" for (d, w), row in sorted(shapes.items()))
+        print(f"{name}, {machine}:\n  {chosen.depth} x {chosen.width}, {chosen.tokens_per_step:,} tokens a step\n"
+              f"  {others}")
 
 
 def not_negative(columns: np.ndarray) -> np.ndarray:

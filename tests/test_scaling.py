@@ -10,22 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoresearch import sizes
-from autoresearch.costs import Costs
 from autoresearch.scaling import LAW
-from autoresearch.sizes import Words
-from backends.recipe import Recipe
 from benchmarks import learning
+from benchmarks.learning import Assumed
 
 LONG, SHORT = 10**10, 10**6  # bytes of text
-GIB = 1 << 30
 
-
-def chosen(flops: float, step_s: float, text_bytes: int, budget_s: float = 300.0, seq_len: int = 256,
-           vocab: int = 2048) -> sizes.Size:
-    """On a device that multiplies as fast as `flops`, with `step_s` seconds that no step can do without."""
-    base = Recipe().replace({"data.tokenizer": "bpe", "model.seq_len": seq_len, "batch.tokens_per_step": seq_len})
-    costs = Costs((step_s / 5, 1 / flops, 0.0, 0.0), 0.7)
-    return sizes.choose(sizes.table(base, {"bpe": Words(vocab, text_bytes, 3.0)}, costs, budget_s, 80 * GIB), "bpe")
+def chosen(machine: Assumed) -> sizes.Size:
+    return sizes.choose(machine.table(), "bpe")
 
 
 def test_the_law_is_the_one_that_the_recorded_runs_give() -> None:
@@ -58,20 +50,19 @@ def test_steps_of_the_best_size_learn_most() -> None:
     assert min(scores) == scores[2] and scores[0] == pytest.approx(scores[4])
 
 
-@pytest.mark.parametrize(("flops", "step_s", "text_bytes", "seq_len", "depths", "step_tokens"), [
-    (4e14, 0.015, 4 * 10**10, 2048, (5, 12), (2**15, 2**19)),  # H100: by hand depth 8 or 9, 2^18 to 2^19 tokens
-    (5e12, 0.006, 10**9, 256, (2, 4), (2**13, 2**16)),  # Apple's laptops: depth at most 4, 2^13 to 2^15
-    (3e12, 0.006, 2 * 10**9, 256, (2, 4), (2**13, 2**16)),  # a GTX 1660 Ti
+@pytest.mark.parametrize(("machine", "depths", "step_tokens"), [
+    (learning.H100, (5, 12), (2**15, 2**19)),  # by hand depth 8, 2^19 tokens
+    (learning.LAPTOP, (2, 4), (2**13, 2**16)),  # depth at most 4, 2^13 to 2^15
+    (learning.GTX_1660_TI, (2, 4), (2**13, 2**16)),
 ])
 def test_what_people_found_best_by_hand_elsewhere_is_near_what_it_chooses(
-        flops: float, step_s: float, text_bytes: int, seq_len: int, depths: tuple[int, int],
-        step_tokens: tuple[int, int]) -> None:
+        machine: Assumed, depths: tuple[int, int], step_tokens: tuple[int, int]) -> None:
     """The law has seen models of 0.2 to 7 million weights on one processor and one text."""
-    size = chosen(flops, step_s, text_bytes, seq_len=seq_len, vocab=8192 if seq_len > 256 else 2048)
+    size = chosen(machine)
     assert depths[0] <= size.depth <= depths[1] and step_tokens[0] <= size.tokens_per_step <= step_tokens[1]
 
 
 def test_no_size_is_proposed_beyond_what_the_law_knows_of_a_text() -> None:
-    size = chosen(4e14, 0.015, SHORT)
+    size = chosen(Assumed(4e14, 0.015, SHORT))
     assert size.keeps_best and size.params < 10 * SHORT
-    assert not chosen(2e11, 0.01, LONG).keeps_best
+    assert not chosen(Assumed(2e11, 0.01, LONG)).keeps_best

@@ -3,7 +3,8 @@
     Terms     what a person allows: others at work, battery power
     verdict   why a trial that ended is run again instead of scored
     wait      until the machine is fit for a trial
-    crowded   whether others leave the cores alone just now
+    looked    what other programs do just now
+    crowded   whether that would make a trial unfair
     drifted   whether the machine's speed has moved since an older trial
 
 docs/decisions.md has the limits and why; autoresearch/harness/conditions.py declares them.
@@ -86,19 +87,23 @@ def unfit(terms: Terms, backend: str, listen: bool, stop: Callable[[], bool]) ->
 
 def crowded(terms: Terms, backend: str, seconds: float = LOOK_S, stop: Callable[[], bool] = lambda: False) -> str:
     """Who would make a trial unfair, after some seconds of watching, or nothing."""
-    if terms.busy_ok:
+    seen = None if terms.busy_ok else looked(seconds, stop)
+    if seen is None or not conditions.unfair(seen, accelerated=accelerated(backend)):
         return ""
+    return (f"other programs use {seen.outside_cores:.2f} of {seen.cores:g} cores (at most "
+            f"{LIMITS.outside_frac * seen.cores:.2f} while a trial trains); end them, or add --busy-ok")
+
+
+def looked(seconds: float = LOOK_S, stop: Callable[[], bool] = lambda: False) -> Conditions | None:
+    """What other programs use of the cores, watched for some seconds; None where the system does not tell."""
     before, began_s = sensors.counters(), time.monotonic()
     _pause(seconds, stop)
     after, took_s, cores = sensors.counters(), time.monotonic() - began_s, sensors.cores()
     if before.busy_s is None or after.busy_s is None:
-        return ""
+        return None
     busy = (after.busy_s - before.busy_s) / took_s
-    others, allowed = busy - (after.own_s - before.own_s) / took_s, LIMITS.outside_frac * cores
-    if others <= allowed or (accelerated(backend) and cores - busy >= LIMITS.idle_cores):
-        return ""
-    return (f"other programs use {others:.2f} of {cores:g} cores (at most {allowed:.2f} while a trial trains); "
-            "end them, or add --busy-ok")
+    others = max(0.0, busy - (after.own_s - before.own_s) / took_s)
+    return Conditions(took_s, cores=cores, outside_cores=others, idle_cores=max(0.0, cores - busy))
 
 
 def _pause(seconds: float, stop: Callable[[], bool]) -> None:

@@ -79,13 +79,13 @@ class Study:
     @staticmethod
     def tags(clone: Path) -> list[str]:
         """Tags of the studies: those that are worked on now, then the one that trained last, and so on."""
-        found = [p.parent for p in (clone / "studies").glob("*/ledger.sqlite") if _is_created(p)]
-        return [root.name for root in sorted(found, key=lambda root: (_in_use(root), _last_used(root)), reverse=True)]
+        found = sorted(_roots(clone), key=lambda root: (_in_use(root), _last_used(root)), reverse=True)
+        return [root.name for root in found]
 
-    @classmethod
-    def in_use(cls, clone: Path) -> list[str]:
+    @staticmethod
+    def in_use(clone: Path) -> list[str]:
         """Tags of the studies that some process works on now."""
-        return [tag for tag in cls.tags(clone) if _in_use(_root(clone, tag))]
+        return [root.name for root in _roots(clone) if _in_use(root)]
 
     @staticmethod
     def delete(clone: Path, tag: str) -> None:
@@ -213,6 +213,10 @@ def _is_created(path: Path) -> bool:
             return bool(ledger.fact("created"))
     except UserError:
         return path.stat().st_size > 0
+
+
+def _roots(clone: Path) -> list[Path]:
+    return [path.parent for path in sorted((clone / "studies").glob("*/ledger.sqlite")) if _is_created(path)]
 
 
 def _last_used(root: Path) -> float:

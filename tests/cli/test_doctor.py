@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from autoresearch.cli.doctor import command
 from autoresearch.doctor import FAILURE, OK, WARNING, Finding, Patient
 from autoresearch.harness import sandbox, selfcheck, sensors
 from autoresearch.harness.selfcheck import Tried
+from autoresearch.research import fair
 from backends.base import Device
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +49,7 @@ def patient(clone: Path) -> Patient:
 def findings(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> dict[str, Finding]:
     """All but the child process of the sandbox's check."""
     monkeypatch.setattr(selfcheck, "self_check", lambda: [Tried("read the home", True, "EACCES")])
-    monkeypatch.setattr(doctor, "LISTENED_S", 0.05)
+    monkeypatch.setattr(fair, "_pause", lambda seconds, stop: time.sleep(0.05))
     return {f.name: f for f in doctor.examine(patient)}
 
 
@@ -121,7 +123,7 @@ def test_load_is_judged_as_a_trial_would_be(patient: Patient, monkeypatch: pytes
     monkeypatch.setattr(sensors, "cores", lambda: 4.0)
     busy = iter((0.0, None if others is None else 10.0 * others))
     monkeypatch.setattr(sensors, "counters", lambda: replace(seen, busy_s=next(busy), own_s=0.0))
-    monkeypatch.setattr(doctor, "LISTENED_S", 0.0)
+    monkeypatch.setattr(fair, "_pause", lambda seconds, stop: None)
     found, said, remedy = doctor.load(replace(patient, backend=backend))
     assert found == state and ("--busy-ok" in remedy) == (state == WARNING)
     assert "does not tell" in said if others is None else f"other programs use {others:.2f} of 4 cores" in said

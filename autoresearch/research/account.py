@@ -8,22 +8,14 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
 from autoresearch.records import Experiment, Spend, Spent
+from autoresearch.research.ledger_file import LedgerFile
 
-# The experiment is the one that comes next: it is not proposed yet when money is spent on proposing it.
-SPENDING = """CREATE TABLE spending (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, experiment INTEGER NOT NULL, at TEXT NOT NULL,
-    researcher TEXT NOT NULL, model TEXT NOT NULL, status TEXT NOT NULL, request_id TEXT NOT NULL,
-    attempt INTEGER NOT NULL, latency_s REAL NOT NULL, waited_s REAL NOT NULL, input_tokens INTEGER,
-    output_tokens INTEGER, cache_write_5m_tokens INTEGER, cache_write_1h_tokens INTEGER, cache_read_tokens INTEGER,
-    usd REAL, priced TEXT NOT NULL)"""
 _FIELDS = [f.name for f in fields(Spend)]
 _TOKENS = [name for name in _FIELDS if name.endswith("_tokens")]
 
@@ -37,25 +29,24 @@ class Entry:
 
 @dataclass(frozen=True)
 class Account:
-    """The ledger's table of spending, by the ledger's own connection."""
+    """The ledger's table of spending."""
 
-    transaction: Callable[[], AbstractContextManager[sqlite3.Connection]]
-    rows: Callable[..., list[tuple[Any, ...]]]
+    file: LedgerFile
 
     def record(self, experiment: int, spend: Spend) -> None:
         """On disk when it returns: money is spent when a request ends, whatever becomes of the proposal."""
         marks = ", ".join("?" * (2 + len(_FIELDS)))
-        with self.transaction() as db:
+        with self.file.transaction() as db:
             db.execute(f"INSERT INTO spending (experiment, at, {', '.join(_FIELDS)}) VALUES ({marks})",
                        (experiment, datetime.now(UTC).isoformat(timespec="seconds"), *astuple(spend)))
 
     def entries(self) -> list[Entry]:
-        found = self.rows(f"SELECT experiment, at, {', '.join(_FIELDS)} FROM spending ORDER BY id")
+        found = self.file.rows(f"SELECT experiment, at, {', '.join(_FIELDS)} FROM spending ORDER BY id")
         return [Entry(n, at, Spend(*values)) for n, at, *values in found]
 
     def spent(self) -> Spent:
         counts = " + ".join(f"coalesce({name}, 0)" for name in _TOKENS)
-        [(usd, tokens)] = self.rows(f"SELECT coalesce(sum(usd), 0), coalesce(sum({counts}), 0) FROM spending")
+        [(usd, tokens)] = self.file.rows(f"SELECT coalesce(sum(usd), 0), coalesce(sum({counts}), 0) FROM spending")
         return Spent(float(usd), int(tokens))
 
 

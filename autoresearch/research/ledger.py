@@ -9,18 +9,17 @@
     spending      what proposing has cost (account.py)
     queue         what a person wants tried next (queue.py)
 
-What a method returned from is on disk: WAL with synchronous=FULL, and fullfsync where macOS needs it.
+What a method returned from is on disk. The file beneath is ledger_file.py's.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import numbers
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -28,41 +27,9 @@ from typing import Any, Self
 
 from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, VERDICTS, Curve, Experiment, Pair, Point, Score, Trial
-from autoresearch.research.account import SPENDING, Account
-from autoresearch.research.queue import QUEUE, Queue
-
-SCHEMA_VERSION = 2
-NEW_IN_2 = (SPENDING, QUEUE)  # tables that version 1 lacks
-BUSY_TIMEOUT_S = 30
-
-_SCHEMA = (
-    "CREATE TABLE study (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    """CREATE TABLE experiments (
-        n INTEGER PRIMARY KEY, parent TEXT NOT NULL, sha TEXT NOT NULL DEFAULT '', researcher TEXT NOT NULL,
-        hypothesis TEXT NOT NULL, evidence TEXT NOT NULL, changes TEXT NOT NULL, recipe TEXT NOT NULL,
-        state TEXT NOT NULL CHECK (state IN ('proposed', 'committed', 'decided', 'done')),
-        verdict TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', created TEXT NOT NULL,
-        decided INTEGER UNIQUE)""",  # order of decisions, which need not be the order of numbers
-    """CREATE TABLE trials (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, experiment INTEGER NOT NULL REFERENCES experiments (n),
-        seed INTEGER NOT NULL, purpose TEXT NOT NULL, status TEXT NOT NULL, budget_s REAL, started TEXT NOT NULL,
-        reason TEXT NOT NULL DEFAULT '', steps INTEGER NOT NULL DEFAULT 0, tokens INTEGER NOT NULL DEFAULT 0,
-        train_s REAL NOT NULL DEFAULT 0, total_s REAL NOT NULL DEFAULT 0, params INTEGER NOT NULL DEFAULT 0,
-        peak_memory_bytes INTEGER NOT NULL DEFAULT 0, utilisation REAL, curve TEXT NOT NULL DEFAULT '[]',
-        log_tail TEXT NOT NULL DEFAULT '', weights TEXT NOT NULL DEFAULT '', facts TEXT NOT NULL DEFAULT '{}')""",
-    "CREATE INDEX trials_by_experiment ON trials (experiment)",
-    """CREATE TABLE scores (
-        trial INTEGER NOT NULL REFERENCES trials (id), split TEXT NOT NULL, nats REAL NOT NULL, tokens INTEGER NOT NULL,
-        bytes INTEGER NOT NULL, chars INTEGER NOT NULL, rows INTEGER NOT NULL, PRIMARY KEY (trial, split))""",
-    """CREATE TABLE pairs (
-        experiment INTEGER NOT NULL REFERENCES experiments (n), trial INTEGER NOT NULL REFERENCES trials (id),
-        incumbent_trial INTEGER NOT NULL REFERENCES trials (id), delta_bpb REAL NOT NULL,
-        PRIMARY KEY (trial, incumbent_trial))""",
-    "CREATE INDEX pairs_by_experiment ON pairs (experiment)",
-    "CREATE TABLE reads (split TEXT NOT NULL, trial INTEGER NOT NULL REFERENCES trials (id), at TEXT NOT NULL)",
-    *NEW_IN_2,
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
-)
+from autoresearch.research.account import Account
+from autoresearch.research.ledger_file import LedgerFile
+from autoresearch.research.queue import Queue
 
 
 def unicode(text: str) -> str:
@@ -80,15 +47,11 @@ _MEASURED: dict[str, Callable[[Any], Any]] = {
     "utilisation": float, "log_tail": unicode, "weights": str}
 
 
-class LedgerError(UserError):
-    """The file, not what was to be written: it is in use, can't be written to, or is damaged."""
-
-
 class Ledger:
     """One study's record. Use it from one thread; other processes may read at the same time."""
 
-    def __init__(self, path: Path, db: sqlite3.Connection):
-        self.path, self._db = path, db
+    def __init__(self, file: LedgerFile):
+        self.file = file
         self._known: dict[int, Experiment] = {}  # a study's thousands are read once, then those that changed
         self._changed: set[int] = set()
         self._version = -1  # of the file, as other processes write it
@@ -96,26 +59,10 @@ class Ledger:
     @classmethod
     def open(cls, path: Path, readonly: bool = False) -> Ledger:
         """The ledger at `path`, created unless `readonly`. UserError for a file that can't be one."""
-        path = Path(path)
-        if readonly and not path.is_file():
-            raise UserError(f"there is no ledger at {path}", "Start a study with: ar loop")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            uri = path.absolute().as_uri() + ("?mode=ro" if readonly else "?mode=rwc")
-            db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
-        except (OSError, sqlite3.Error) as e:
-            raise UserError(f"can't open {path}: {e}", "Check that the folder exists and may be written to.") from None
-        ledger = cls(path, db)
-        try:
-            with ledger._explained():
-                ledger._set_up(readonly)
-        except BaseException:
-            db.close()
-            raise
-        return ledger
+        return cls(LedgerFile.open(path, readonly))
 
     def close(self) -> None:
-        self._db.close()
+        self.file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -126,23 +73,23 @@ class Ledger:
     # Facts about the study
 
     def set_fact(self, key: str, value: Any) -> None:
-        with self._transaction() as db:
+        with self.file.transaction() as db:
             db.execute("INSERT INTO study VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                        (key, _json(value)))
 
     def fact(self, key: str, default: Any = None) -> Any:
-        found = self._rows("SELECT value FROM study WHERE key = ?", key)
+        found = self.file.rows("SELECT value FROM study WHERE key = ?", key)
         return json.loads(found[0][0]) if found else default
 
     def facts(self) -> dict[str, Any]:
-        return {key: json.loads(value) for key, value in self._rows("SELECT key, value FROM study ORDER BY key")}
+        return {key: json.loads(value) for key, value in self.file.rows("SELECT key, value FROM study ORDER BY key")}
 
     # The journal of an experiment: proposed -> committed -> decided -> done. Repeating a step is harmless.
 
     def propose(self, *, n: int | None = None, parent: str, researcher: str, hypothesis: str, evidence: str,
                 changes: dict[str, Any], recipe: dict[str, Any]) -> int:
         """Its number: `n`, else the next from 1. A proposal with no trials yet may be replaced by its number."""
-        with self._transaction() as db:
+        with self.file.transaction() as db:
             if n is None:
                 n = db.execute("SELECT coalesce(max(n), 0) + 1 FROM experiments WHERE n > 0").fetchone()[0]
             elif taken := db.execute("SELECT state FROM experiments WHERE n = ?", (n,)).fetchone():
@@ -161,7 +108,7 @@ class Ledger:
     def commit(self, n: int, sha: str, recipe: dict[str, Any] | None = None) -> None:
         """The candidate of experiment `n` is the commit `sha`. While no trial runs or has succeeded another may take
         its place, with the `recipe` that it runs."""
-        with self._transaction() as db:
+        with self.file.transaction() as db:
             state, old, _ = self._journal(db, n)
             if state in ("decided", "done") and old != sha:
                 raise ValueError(f"experiment {n} is {state} with commit {old or 'none'}, not {sha}")
@@ -177,7 +124,7 @@ class Ledger:
         """Acknowledges a verdict ("" only for the reference). It is final."""
         if verdict and verdict not in VERDICTS:
             raise ValueError(f"verdict {verdict!r}: must be one of {', '.join(VERDICTS)}")
-        with self._transaction() as db:
+        with self.file.transaction() as db:
             state, sha, old = self._journal(db, n)
             if verdict == "keep" and not sha:
                 raise ValueError(f"experiment {n} has no commit: it can't be kept")
@@ -191,7 +138,7 @@ class Ledger:
 
     def finish(self, n: int) -> None:
         """What the verdict asks for has been done to the branch. A keep must have been decided first."""
-        with self._transaction() as db:
+        with self.file.transaction() as db:
             state, _, _ = self._journal(db, n)
             if state in ("proposed", "committed") and n >= BASELINE:
                 raise ValueError(f"experiment {n} is {state}: decide it before finishing it")
@@ -200,7 +147,7 @@ class Ledger:
     # Trials
 
     def start_trial(self, n: int, seed: int, purpose: str, budget_s: float | None, facts: dict[str, Any]) -> int:
-        with self._transaction() as db:
+        with self.file.transaction() as db:
             self._journal(db, n)
             budget = None if budget_s is None else float(budget_s)
             cursor = db.execute("INSERT INTO trials (experiment, seed, purpose, status, budget_s, started, facts) "
@@ -220,7 +167,7 @@ class Ledger:
             raise ValueError(f"status {status!r}: must be ok or a verdict")
         values = {k: _MEASURED[k](v) for k, v in measured.items() if v is not None}
         values |= {"status": status, "reason": unicode(reason), "curve": _json([_point(p) for p in curve])}
-        with self._transaction() as db:
+        with self.file.transaction() as db:
             row = db.execute("SELECT status, facts, experiment FROM trials WHERE id = ?", (trial_id,)).fetchone()
             if row is None or row[0] != "running":
                 raise ValueError(f"trial {trial_id} is {row[0] if row else 'unknown'}: only a running trial can end")
@@ -233,14 +180,14 @@ class Ledger:
 
     def replace_score(self, trial_id: int, score: Score) -> None:
         """The same weights scored on more rows of the same split."""
-        with self._transaction() as db:
+        with self.file.transaction() as db:
             db.execute("DELETE FROM scores WHERE trial = ? AND split = ?", (trial_id, score.split))
             self._changed |= {n for n, in db.execute("SELECT experiment FROM trials WHERE id = ?", (trial_id,))}
             _insert_score(db, trial_id, score)
 
     def abandon_running(self) -> int:
         """How many trials a dead process had left running; they become interrupted. Hold the study's lock."""
-        with self._transaction() as db:
+        with self.file.transaction() as db:
             self._version = -1
             return db.execute("UPDATE trials SET status = 'interrupted', reason = ? WHERE status = 'running'",
                               ("the process running it ended before it did",)).rowcount
@@ -249,36 +196,36 @@ class Ledger:
 
     def pair(self, n: int, trial_id: int, incumbent_trial_id: int, delta_bpb: float) -> None:
         """`delta_bpb` is the trial's val_bpb less the incumbent trial's. The same pair again replaces it."""
-        with self._transaction() as db:
+        with self.file.transaction() as db:
             db.execute("INSERT INTO pairs VALUES (?, ?, ?, ?) "
                        "ON CONFLICT (trial, incumbent_trial) DO UPDATE SET delta_bpb = excluded.delta_bpb",
                        (n, trial_id, incumbent_trial_id, _finite("delta_bpb", delta_bpb)))
 
     def pairs(self, n: int | None = None) -> list[Pair]:
         """Of experiment `n`, or all of them."""
-        return [Pair(*row) for row in self._rows(
+        return [Pair(*row) for row in self.file.rows(
             "SELECT experiment, trial, incumbent_trial, delta_bpb FROM pairs WHERE ?1 IS NULL OR experiment = ?1 "
             "ORDER BY rowid", n)]
 
     def read(self, split: str, trial_id: int) -> None:
         """Counts one look at a split. Record it before looking, so that a kill can't hide it."""
-        with self._transaction() as db:
+        with self.file.transaction() as db:
             db.execute("INSERT INTO reads VALUES (?, ?, ?)", (split, trial_id, _now()))
 
     def reads(self, split: str, besides: str = "") -> int:
         """How many looks there were, but for those of trials of the purpose `besides`."""
-        return int(self._rows("SELECT count(*) FROM reads JOIN trials ON trials.id = reads.trial "
-                              "WHERE split = ? AND purpose != ?", split, besides)[0][0])
+        return int(self.file.rows("SELECT count(*) FROM reads JOIN trials ON trials.id = reads.trial "
+                                  "WHERE split = ? AND purpose != ?", split, besides)[0][0])
 
     @property
     def account(self) -> Account:
         """What proposing has cost."""
-        return Account(self._transaction, self._rows)
+        return Account(self.file)
 
     @property
     def queue(self) -> Queue:
         """What a person wants tried next."""
-        return Queue(self._transaction, self._rows)
+        return Queue(self.file)
 
     # Experiments
 
@@ -295,12 +242,12 @@ class Ledger:
 
     def incumbent(self) -> Experiment | None:
         """The experiment kept last; the baseline too counts as kept."""
-        found = self._rows("SELECT n FROM experiments WHERE n >= 0 AND state IN ('decided', 'done') "
-                           "AND verdict = 'keep' ORDER BY decided DESC LIMIT 1")
+        found = self.file.rows("SELECT n FROM experiments WHERE n >= 0 AND state IN ('decided', 'done') "
+                               "AND verdict = 'keep' ORDER BY decided DESC LIMIT 1")
         return self.experiment(found[0][0]) if found else None
 
     def _read_what_changed(self) -> None:
-        version = self._rows("PRAGMA data_version")[0][0]
+        version = self.file.rows("PRAGMA data_version")[0][0]
         if version != self._version:
             self._known = {e.n: e for e in self._experiments("1")}
         elif self._changed:
@@ -309,112 +256,16 @@ class Ledger:
         self._version, self._changed = version, set()
 
     def _experiments(self, where: str, *args: Any) -> list[Experiment]:
-        with self._explained():
-            self._db.execute("BEGIN")  # one snapshot for the three queries
-            try:
-                rows = self._db.execute(f"SELECT {_EXPERIMENT_COLUMNS} FROM experiments WHERE {where} ORDER BY n", args)
-                experiments = rows.fetchall()
-                trials = self._trials(where, args)
-            finally:
-                self._db.execute("ROLLBACK")
+        with self.file.snapshot() as db:
+            rows = db.execute(f"SELECT {_EXPERIMENT_COLUMNS} FROM experiments WHERE {where} ORDER BY n", args)
+            experiments = rows.fetchall()
+            trials = _trials(db, where, args)
         found = []
         for row in experiments:
             fields = dict(zip(_names(_EXPERIMENT_COLUMNS), row, strict=True))
             fields |= {k: json.loads(fields[k]) for k in ("changes", "recipe")}
             found.append(Experiment(**fields, trials=tuple(trials.get(fields["n"], ()))))
         return found
-
-    def _trials(self, where: str, args: tuple[Any, ...]) -> dict[int, list[Trial]]:
-        """{experiment number: its trials in order} for the experiments that `where` picks."""
-        inside = f"experiment IN (SELECT n FROM experiments WHERE {where})"
-        scores: dict[int, list[Score]] = {}
-        for trial_id, *sums in self._db.execute(
-                "SELECT trial, split, nats, tokens, bytes, chars, rows FROM scores "
-                f"WHERE trial IN (SELECT id FROM trials WHERE {inside}) ORDER BY rowid", args):
-            scores.setdefault(trial_id, []).append(Score(*sums))
-        trials: dict[int, list[Trial]] = {}
-        for row in self._db.execute(f"SELECT {_TRIAL_COLUMNS} FROM trials WHERE {inside} ORDER BY id", args):
-            fields = dict(zip(_names(_TRIAL_COLUMNS), row, strict=True))
-            fields |= {"facts": json.loads(fields["facts"]), "curve": Curve(fields["curve"])}
-            trials.setdefault(fields["experiment"], []).append(
-                Trial(**fields, scores=tuple(scores.get(fields["id"], ()))))
-        return trials
-
-    # SQLite
-
-    def _set_up(self, readonly: bool) -> None:
-        db = self._db
-        for pragma in ("foreign_keys = ON", f"busy_timeout = {BUSY_TIMEOUT_S * 1000}", "synchronous = FULL",
-                       "fullfsync = ON", "checkpoint_fullfsync = ON"):
-            db.execute(f"PRAGMA {pragma}")
-        if not readonly:
-            db.execute("PRAGMA journal_mode = WAL").fetchone()
-            db.execute("BEGIN IMMEDIATE")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        has_tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
-        if version > SCHEMA_VERSION:
-            raise UserError(f"{self.path} was written by a newer autoresearch: it has ledger version {version}, "
-                            f"this one reads up to {SCHEMA_VERSION}",
-                            "Update this clone (git pull), or start a new study with --tag.")
-        if version < 1 and (has_tables or readonly):
-            raise UserError(f"{self.path} is not a ledger of autoresearch",
-                            "Move that file away, or start a new study with --tag.")
-        if readonly:
-            if version < 2:  # nothing is written to it before somebody goes on with the study
-                for statement in NEW_IN_2:
-                    db.execute(statement.replace("CREATE TABLE", "CREATE TEMP TABLE"))
-            return
-        if version < 1:
-            for statement in _SCHEMA:
-                db.execute(statement)
-        elif version < 2:
-            for statement in (*NEW_IN_2, f"PRAGMA user_version = {SCHEMA_VERSION}"):
-                db.execute(statement)
-        db.execute("COMMIT")
-        if (fault := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise _damaged(self.path, fault)
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, on disk when it ends."""
-        with self._explained():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """SQLite's errors that a person can cause, in words."""
-        try:
-            yield
-        except sqlite3.DatabaseError as e:
-            message = str(e)
-            if "readonly database" in message:
-                raise LedgerError(f"{self.path} can't be written to",
-                                  "Check its permissions and the folder's.") from None
-            if "locked" in message or "busy" in message:
-                raise LedgerError(f"{self.path} has been in use by another program for {BUSY_TIMEOUT_S} s",
-                                  "Close the program that has it open, then try again.") from None
-            if "is full" in message:
-                raise LedgerError(f"no space left to write {self.path}",
-                                  "Free some disk space, then continue.") from None
-            if isinstance(e, sqlite3.IntegrityError | sqlite3.ProgrammingError):
-                raise ValueError(f"ledger: {message}") from e
-            if "disk I/O error" in message or "unable to open" in message:
-                raise LedgerError(f"{self.path} can't be read or written: {message}",
-                                  "Check the disk, and that the folder still exists and may be written to.") from None
-            if isinstance(e, sqlite3.OperationalError) and "malformed" not in message:
-                raise  # an error of ours, such as a wrong statement
-            raise _damaged(self.path, message) from None
-
-    def _rows(self, sql: str, *args: Any) -> list[tuple[Any, ...]]:
-        with self._explained():
-            return self._db.execute(sql, args).fetchall()
 
     def _journal(self, db: sqlite3.Connection, n: int) -> tuple[str, str, str]:
         """State, commit and verdict of an experiment that is about to change."""
@@ -425,11 +276,21 @@ class Ledger:
         return row[0], row[1], row[2]
 
 
-def _damaged(path: Path, what: str) -> LedgerError:
-    rescue = f'sqlite3 "{path}" .recover | sqlite3 rescued.sqlite'
-    return LedgerError(f"{path} is damaged: {what}",
-                       f"Put back a copy, or rescue what is in it with: {rescue}\n"
-                       f"  Every candidate is still in git. To go on without it, start a new study with --tag.")
+def _trials(db: sqlite3.Connection, where: str, args: tuple[Any, ...]) -> dict[int, list[Trial]]:
+    """{experiment number: its trials in order} for the experiments that `where` picks."""
+    inside = f"experiment IN (SELECT n FROM experiments WHERE {where})"
+    scores: dict[int, list[Score]] = {}
+    for trial_id, *sums in db.execute(
+            "SELECT trial, split, nats, tokens, bytes, chars, rows FROM scores "
+            f"WHERE trial IN (SELECT id FROM trials WHERE {inside}) ORDER BY rowid", args):
+        scores.setdefault(trial_id, []).append(Score(*sums))
+    trials: dict[int, list[Trial]] = {}
+    for row in db.execute(f"SELECT {_TRIAL_COLUMNS} FROM trials WHERE {inside} ORDER BY id", args):
+        fields = dict(zip(_names(_TRIAL_COLUMNS), row, strict=True))
+        fields |= {"facts": json.loads(fields["facts"]), "curve": Curve(fields["curve"])}
+        trials.setdefault(fields["experiment"], []).append(
+            Trial(**fields, scores=tuple(scores.get(fields["id"], ()))))
+    return trials
 
 
 def _insert_score(db: sqlite3.Connection, trial_id: int, score: Score) -> None:

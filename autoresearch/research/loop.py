@@ -17,7 +17,7 @@ from autoresearch.research import ablate, decide, gate, person
 from autoresearch.research.git import GitError
 from autoresearch.research.judge import BASELINE_SEEDS, Judge, Judgement, again, kind_of, used_files
 from autoresearch.research.lab import Candidate, Lab
-from autoresearch.research.ledger import LedgerError
+from autoresearch.research.ledger_file import LedgerError
 from autoresearch.research.queue import Queued
 from autoresearch.research.researchers.base import Context, NoProposal, Proposal, Researcher
 from autoresearch.research.researchers.playbook import Playbook

@@ -7,17 +7,11 @@ study need not be stopped for it.
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-# `experiment` is what became of an entry; NULL while it waits. What was taken stays: a patch is a person's work.
-QUEUE = """CREATE TABLE queue (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, hypothesis TEXT NOT NULL, changes TEXT NOT NULL, patch TEXT NOT NULL,
-    added TEXT NOT NULL, experiment INTEGER REFERENCES experiments (n))"""
+from autoresearch.research.ledger_file import LedgerFile
 
 
 @dataclass(frozen=True)
@@ -31,19 +25,18 @@ class Queued:
 
 @dataclass(frozen=True)
 class Queue:
-    transaction: Callable[[], AbstractContextManager[sqlite3.Connection]]
-    rows: Callable[..., list[tuple[Any, ...]]]
+    file: LedgerFile
 
     def waiting(self) -> list[Queued]:
         """In the order they will run."""
-        found = self.rows("SELECT id, hypothesis, changes, patch, added FROM queue WHERE experiment IS NULL "
+        found = self.file.rows("SELECT id, hypothesis, changes, patch, added FROM queue WHERE experiment IS NULL "
                           "ORDER BY id")
         return [Queued(id, hypothesis, json.loads(changes), patch, added)
                 for id, hypothesis, changes, patch, added in found]
 
     def add(self, hypothesis: str, changes: dict[str, Any], patch: str = "") -> int:
         """The new entry's id."""
-        with self.transaction() as db:
+        with self.file.transaction() as db:
             now = datetime.now(UTC).isoformat(timespec="milliseconds")
             cursor = db.execute("INSERT INTO queue (hypothesis, changes, patch, added) VALUES (?, ?, ?, ?)",
                                 (hypothesis, json.dumps(changes), patch, now))
@@ -54,10 +47,10 @@ class Queue:
         """False where nothing of that id waits."""
         if abs(id) >= 1 << 63:  # more than SQLite takes
             return False
-        with self.transaction() as db:
+        with self.file.transaction() as db:
             return db.execute("DELETE FROM queue WHERE id = ? AND experiment IS NULL", (id,)).rowcount > 0
 
     def became(self, id: int, experiment: int) -> None:
         """Say so once the experiment's commit exists, or its refusal is decided: until then a kill would lose it."""
-        with self.transaction() as db:
+        with self.file.transaction() as db:
             db.execute("UPDATE queue SET experiment = ? WHERE id = ?", (experiment, id))

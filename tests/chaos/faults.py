@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 from autoresearch.harness.confine import CAPABILITY_VERSION_3
-from autoresearch.research import git, ledger, workspace
+from autoresearch.research import git, ledger_file, workspace
 
 # In a storm nobody waits for minutes.
 workspace.STALE_LOCK_S, git.LOCK_WAIT_S, git.HANGS_S = 0.3, 0.5, 2.0
-ledger.BUSY_TIMEOUT_S = 1
+ledger_file.BUSY_TIMEOUT_S = 1
 
 PR_CAPBSET_DROP = 24
 CAP_DAC = 1 << 1 | 1 << 2 | 1 << 3  # to override permissions of files, and to search, and to act as their owner

@@ -16,7 +16,8 @@ import pytest
 
 from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, REFERENCE, Point, Score
-from autoresearch.research.ledger import SCHEMA_VERSION, Ledger
+from autoresearch.research.ledger import Ledger
+from autoresearch.research.ledger_file import SCHEMA_VERSION
 
 RECIPE: dict[str, Any] = {"model.depth": 4, "optim.matrix_lr": 0.04, "runtime.compile": True, "data.tokenizer": "byte"}
 VAL = Score("val", nats=1000.5, tokens=400, bytes=900, chars=890, rows=7)
@@ -132,9 +133,9 @@ def test_what_was_read_once_is_what_stands_there_now(ledger: Ledger):
     n = propose(ledger)
     ledger.commit(n, "a" * 40)
     trial = ledger.start_trial(n, 1, "screen", 30.0, {})
-    with Ledger.open(ledger.path) as other:
+    with Ledger.open(ledger.file.path) as other:
         def agree() -> list[object]:
-            fresh = Ledger.open(ledger.path, readonly=True)
+            fresh = Ledger.open(ledger.file.path, readonly=True)
             with fresh:
                 assert ledger.experiments() == other.experiments() == fresh.experiments()
                 assert ledger.incumbent() == other.incumbent() == fresh.incumbent()
@@ -231,21 +232,21 @@ def test_another_process_reads_while_this_one_writes(ledger: Ledger):
     propose(ledger)
     code = "import sys; from autoresearch.research.ledger import Ledger\n" \
            "with Ledger.open(sys.argv[1], readonly=True) as ledger: print(len(ledger.experiments()))"
-    with ledger._transaction() as db:
+    with ledger.file.transaction() as db:
         db.execute("UPDATE experiments SET reason = 'not committed yet'")
-        out = subprocess.run([sys.executable, "-c", code, str(ledger.path)], capture_output=True, text=True, check=True,
-                             cwd=Path(__file__).parents[2])
+        out = subprocess.run([sys.executable, "-c", code, str(ledger.file.path)], capture_output=True, text=True,
+                             check=True, cwd=Path(__file__).parents[2])
     assert out.stdout.strip() == "1"
 
 
 def test_a_reader_can_not_write(ledger: Ledger):
-    with Ledger.open(ledger.path, readonly=True) as reader, pytest.raises(UserError, match="can't be written"):
+    with Ledger.open(ledger.file.path, readonly=True) as reader, pytest.raises(UserError, match="can't be written"):
         reader.set_fact("a", 1)
 
 
 def test_thousands_of_experiments_load_quickly(ledger: Ledger):
     count = 2000
-    with ledger._transaction() as db:
+    with ledger.file.transaction() as db:
         for n in range(1, count + 1):
             db.execute("INSERT INTO experiments VALUES "
                        "(?, 'p', 's', 'r', 'h', 'e', '{}', '{}', 'done', 'discard', '', '', ?)", (n, n))
@@ -259,7 +260,7 @@ def test_thousands_of_experiments_load_quickly(ledger: Ledger):
 
 
 def test_it_is_durable_by_its_settings(ledger: Ledger):
-    settings = {p: ledger._db.execute(f"PRAGMA {p}").fetchone()[0]
+    settings = {p: ledger.file.rows(f"PRAGMA {p}")[0][0]
                 for p in ("journal_mode", "synchronous", "foreign_keys", "fullfsync", "checkpoint_fullfsync")}
     assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "fullfsync": 1,
                         "checkpoint_fullfsync": 1}

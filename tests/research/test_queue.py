@@ -12,7 +12,8 @@ import pytest
 from autoresearch.errors import UserError
 from autoresearch.research import person
 from autoresearch.research.git import GitError
-from autoresearch.research.ledger import Ledger, LedgerError
+from autoresearch.research.ledger import Ledger
+from autoresearch.research.ledger_file import LedgerError
 from autoresearch.research.loop import Loop
 from autoresearch.research.queue import Queued
 from autoresearch.research.researchers.playbook import Playbook
@@ -38,7 +39,7 @@ def test_entries_wait_in_the_order_they_came_and_survive(ledger: Ledger) -> None
     first = ledger.queue.add("deeper", {"model.depth": 6, "runtime.compile": False, "model.norm": "layer"})
     second = ledger.queue.add("GELU", {}, "--- a\n+++ b\n")
     ledger.close()
-    with Ledger.open(ledger.path, readonly=True) as again:
+    with Ledger.open(ledger.file.path, readonly=True) as again:
         waiting = again.queue.waiting()
     assert [(q.id, q.hypothesis, q.changes, q.patch) for q in waiting] == [
         (first, "deeper", {"model.depth": 6, "runtime.compile": False, "model.norm": "layer"}, ""),

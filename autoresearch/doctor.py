@@ -182,7 +182,7 @@ def can_sleep() -> bool:
 def load(patient: Patient) -> Found:
     """Whether other programs leave a trial what it needs, by the limits that trials are judged by."""
     seen = fair.looked()
-    if seen is None:
+    if seen.outside_cores is None:
         return OK, "this system does not tell what other programs use", ""
     said, most = f"other programs use {seen.outside_cores:.2f} of {seen.cores:g} cores", conditions.LIMITS.outside_frac
     if conditions.unfair(seen, accelerated=fair.accelerated(patient.chosen)):

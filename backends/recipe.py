@@ -104,6 +104,9 @@ class Model:
     qk_norm: str = _key("after", "normalise queries and keys before or after the rotation; alike without norm_gain",
                         choices=("none", "before", "after"))
     qk_scale: float = _key(1.0, "multiplies the logits of attention, beside 1 / sqrt(head_dim)", 0.1, 10.0, log=True)
+    key_shift: bool = _key(False, "half of each key's channels, those that rotate slowly, are of the token before")
+    token_shift: bool = _key(False, "attentions and MLPs read a token with the one before it added, each channel by a "
+                                    "learned weight")
     activation: str = _key("relu2", "of the MLP; swiglu gates with a third matrix",
                            choices=("relu2", "gelu", "silu", "swiglu"))
     biases: bool = _key(False, "of matrices inside blocks (but the keys', which softmax cancels) and of LayerNorms "
@@ -140,7 +143,7 @@ class Optim:
     value_embedding_lr: float = _key(0.6, "AdamW, scaled alike; value embeddings", 1e-5, 10.0, log=True)
     unembedding_lr: float = _key(0.004, "AdamW, scaled alike; output head", 1e-6, 1.0, log=True)
     scalar_lr: float = _key(0.5, "AdamW; input lambdas (residual lambdas take a hundredth)", 1e-5, 10.0, log=True)
-    vector_lr: float = _key(0.01, "AdamW, scaled alike; gains and biases, which never decay", 1e-6, 1.0, log=True)
+    vector_lr: float = _key(0.01, "AdamW, scaled alike; gains, biases, shifts, which never decay", 1e-6, 1.0, log=True)
     matrix_decay: float = _key(0.2, "weight decay of matrices", 0.0, 10.0)
     embedding_decay: float = _key(0.0, "weight decay of the token embedding", 0.0, 10.0)
     value_embedding_decay: float = _key(0.0, "weight decay of the value embeddings", 0.0, 10.0)

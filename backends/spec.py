@@ -37,6 +37,8 @@ class GPTSpec:
     embed_norm: bool
     qk_norm: str
     qk_scale: float
+    key_shift: bool
+    token_shift: bool
     activation: str
     biases: bool
     dropout: float
@@ -66,9 +68,10 @@ class GPTSpec:
             max_positions=m.seq_len if m.positions == "learned" else None,
             value_gate=m.value_gate, value_gate_channels=m.value_gate_channels, rope_base=m.rope_base,
             norm=m.norm, norm_eps=m.norm_eps, norm_gain=m.norm_gain, embed_norm=m.embed_norm, qk_norm=m.qk_norm,
-            qk_scale=m.qk_scale, activation=m.activation, biases=m.biases, dropout=m.dropout,
-            resid_lambdas=m.resid_lambdas, input_lambdas=m.input_lambdas, tied_embeddings=m.tied_embeddings,
-            softcap=m.softcap, checkpoint=recipe.runtime.checkpoint, extra=recipe.extra,
+            qk_scale=m.qk_scale, key_shift=m.key_shift, token_shift=m.token_shift, activation=m.activation,
+            biases=m.biases, dropout=m.dropout, resid_lambdas=m.resid_lambdas, input_lambdas=m.input_lambdas,
+            tied_embeddings=m.tied_embeddings, softcap=m.softcap, checkpoint=recipe.runtime.checkpoint,
+            extra=recipe.extra,
         )
 
     @property
@@ -92,13 +95,13 @@ class GPTSpec:
         return self.vocab * tables + (self.max_positions or 0) * self.width
 
     def vector_params(self) -> int:
-        """Gains, biases and lambdas."""
+        """Gains, biases, shifts and lambdas."""
         C, L = self.width, self.depth
         norms = 2 * L + 1 + self.embed_norm
         gains = norms * C + 2 * L * self.head_dim * (self.qk_norm != "none") if self.norm_gain else 0
-        shifts = norms * C if self.norm_gain and self.norm == "layer" and self.biases else 0
+        gains += norms * C if self.norm_gain and self.norm == "layer" and self.biases else 0
         outputs = 3 * C + self.kv_width + (self.mlp_matrices - 1) * self.mlp_width  # of q, v, o, up, gate and down
-        return gains + shifts + L * outputs * self.biases + L * (self.resid_lambdas + self.input_lambdas)
+        return gains + L * (outputs * self.biases + 2 * C * self.token_shift + self.resid_lambdas + self.input_lambdas)
 
     def params(self) -> int:
         return self.matmul_params() + self.embedding_params() + self.vector_params()
@@ -119,6 +122,7 @@ class GPTSpec:
         state = self.params() * (4 * 4 + compute_bytes)
         block = 14 * self.width + 4 * self.kv_width + 2 * self.mlp_matrices * self.mlp_width
         block += 4 * self.width * (self.dropout > 0)  # two masks and what they leave
+        block += 2 * self.width * self.token_shift
         # Checkpointing keeps every block's input, and the inside of one block and its gradients.
         blocks = self.depth * self.width + 2 * block if self.checkpoint else self.depth * block
         per_token = blocks * compute_bytes + self.vocab * (3 * 4 + compute_bytes)

@@ -3,6 +3,8 @@
     Conditions   what was seen while it trained
     Limits       how far it may differ from a machine left alone, and from the study's other trials
     unfair       why a trial can't be scored, or nothing
+    lost         the same while it still trains, where the rest can't mend it
+    load         what others use of the cores
     Observer     watches the machine from a thread while a trial trains
 
 The limits are declared here, before any trial, and nowhere else; docs/decisions.md says why they are what they are.
@@ -106,6 +108,16 @@ def unfair(c: Conditions, usual: Sequence[Conditions] = (), accelerated: bool = 
     return "" if busy_ok else _shared(c, accelerated, limits) or _unusual(c, usual, limits)
 
 
+def lost(c: Conditions, budget_s: float, accelerated: bool = False, limits: Limits = LIMITS) -> str:
+    """Why a trial will be unfair even if nobody disturbs what is left of its budget, or nothing. `c`: of the part that
+    is over."""
+    if accelerated or c.outside_cores is None:
+        return ""
+    share = min(1.0, c.elapsed_s / budget_s)
+    why = _shared(Conditions(c.elapsed_s, cores=c.cores, outside_cores=c.outside_cores * share), False, limits)
+    return f"{why}; after {c.elapsed_s:.0f} s of {budget_s:g} s no rest could mend that" if why else ""
+
+
 def _shared(c: Conditions, accelerated: bool, limits: Limits) -> str:
     """By what the machine was shared."""
     crowded = not accelerated or c.idle_cores is None or c.idle_cores < limits.idle_cores
@@ -173,6 +185,16 @@ def _at(points: Sequence[Point], elapsed_s: float) -> float:
     return float(points[-1].step)
 
 
+def load(before: Counters, after: Counters, seconds: float) -> Conditions:
+    """What others used of the cores in between, and what was left; unknown where the system does not tell."""
+    cores, seconds = sensors.cores(), max(1e-9, seconds)
+    if before.busy_s is None or after.busy_s is None:
+        return Conditions(seconds, cores=cores)
+    busy = (after.busy_s - before.busy_s) / seconds
+    own = (after.own_s - before.own_s) / seconds
+    return Conditions(seconds, cores=cores, outside_cores=max(0.0, busy - own), idle_cores=max(0.0, cores - busy))
+
+
 class Observer:
     """Watches from when it is made until `stop`. `trial` is the process that trains."""
 
@@ -185,6 +207,7 @@ class Observer:
         self._ended = threading.Event()
         self._first, self._before = now(), counted()
         self._last, self._after = self._first, self._before
+        self.so_far: Conditions | None = None  # what others used of the cores, told every few seconds
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -203,8 +226,7 @@ class Observer:
     def conditions(self, curve: Sequence[Point], speeds: tuple[float, float]) -> Conditions:
         a, b, samples = self._before, self._after, self._samples
         elapsed_s = max(1e-9, self._last.steady_s - self._first.steady_s)
-        cores, own = sensors.cores(), (b.own_s - a.own_s) / elapsed_s
-        busy = None if a.busy_s is None or b.busy_s is None else (b.busy_s - a.busy_s) / elapsed_s
+        used = load(a, b, elapsed_s)
         heat = _difference(a.throttled_s, b.throttled_s)
         limited = [bool(s.limited) for s in samples]
         share = max(sum(limited) / len(limited) if limited else 0.0, (heat or 0.0) / elapsed_s)
@@ -213,9 +235,8 @@ class Observer:
         before, after = speeds
         return Conditions(
             elapsed_s=elapsed_s, asleep_s=self._first.asleep_s(self._last), set_s=self._first.set_s(self._last),
-            stopped_s=max(self._ours_s, self._theirs_s), cores=cores,
-            outside_cores=None if busy is None else max(0.0, busy - own),
-            idle_cores=None if busy is None else max(0.0, cores - busy),
+            stopped_s=max(self._ours_s, self._theirs_s), cores=used.cores, outside_cores=used.outside_cores,
+            idle_cores=used.idle_cores,
             memory_stall_frac=None if stall is None else stall / elapsed_s,
             swapped_bytes=None if swapped is None else int(swapped), faults=None if faults is None else int(faults),
             limited_frac=min(1.0, share) if samples or heat is not None else None,
@@ -230,6 +251,7 @@ class Observer:
         while True:
             if looks % ASK_EVERY == 0:
                 asked = sensors.asked()
+                self.so_far = load(self._before, self._counted(), self._now().steady_s - self._first.steady_s)
             if looks % SAMPLE_EVERY == 0:
                 self._samples.append(self._seen().beside(asked))
                 self._battery += [p for p in [sensors.on_battery()] if p is not None]

@@ -172,14 +172,14 @@ class Supervised:
         start = time.monotonic()
         try:
             self._go()
-            self._until_stopped(start, outcome)
+            self._until_stopped(start, outcome, seen)
             outcome.train_s = time.monotonic() - start
         finally:
             seen.stop()  # before the feeder ends, and with it the record of its CPU time
         outcome.steps = self._steps_taken()
         self._judge_time(outcome)
 
-    def _until_stopped(self, start: float, outcome: Outcome) -> None:
+    def _until_stopped(self, start: float, outcome: Outcome, seen: Observer) -> None:
         deadline = math.inf if self.budget_s is None else start + self.budget_s + self._grace_s()
         late = TrialFailed("timeout", f"training did not stop at its budget of {self.budget_s} s")
         heard, silent_s = start, max(SILENT_S, 2 * outcome.facts["warmup_s"])
@@ -195,7 +195,7 @@ class Supervised:
                           None if dev is None else dev * self.dev_scale)
             outcome.curve.append(point)
             memory = int(optional(message, "peak_memory_bytes") or 0)
-            self.listen({"event": "step", "point": point, "peak_memory_bytes": memory})
+            self.listen({"event": "step", "point": point, "peak_memory_bytes": memory, "load": seen.so_far})
             if message["event"] == "stopped":
                 return
 

@@ -62,7 +62,8 @@ def run(lab: Lab, until: Until) -> None:
     champion = lab.ledger.incumbent()
     assert champion is not None
     whole = verify.candidate(lab, champion)
-    for change in changes(lab.study.workspace, lab.ledger.experiments()):
+    found = changes(lab.study.workspace, lab.ledger.experiments())
+    for i, change in enumerate(found, 1):
         try:
             files = left_out(whole.files, change)
         except Entangled:
@@ -76,7 +77,9 @@ def run(lab: Lab, until: Until) -> None:
                     continue
                 if until.over(1.2 * lab.budget_s):
                     return
-                lab.extra(candidate, seed, PURPOSE, rows=lab.ledger.fact("val_rows"))
+                lab.extra(candidate, seed, PURPOSE, rows=lab.ledger.fact("val_rows"),
+                          part=f"ablation, change {i} of {len(found)}, seed {seed - FIRST_SEED + 1} of at most "
+                               f"{decide.CAREFUL.seeds}")
 
 
 def findings(ledger: Ledger, workspace: Workspace) -> list[Finding]:

@@ -2,6 +2,7 @@
 
     Terms     what a person allows: others at work, battery power
     verdict   why a trial that ended is run again instead of scored
+    lost      the same of one that still trains
     wait      until the machine is fit for a trial
     looked    what other programs do just now
     crowded   whether that would make a trial unfair
@@ -43,6 +44,11 @@ def verdict(seen: Conditions | None, experiments: Sequence[Experiment], backend:
     """Why the trial that ran under these conditions is not scored, or nothing."""
     return "" if seen is None else conditions.unfair(
         seen, [c for _, c in _measured(experiments)][-USUAL:], accelerated(backend), terms.busy_ok)
+
+
+def lost(load: Conditions | None, budget_s: float, backend: str, terms: Terms) -> str:
+    """Why the trial that has met this load will not be scored, however quiet the rest of it is, or nothing."""
+    return "" if load is None or terms.busy_ok else conditions.lost(load, budget_s, accelerated(backend))
 
 
 def accelerated(backend: str) -> bool:
@@ -87,23 +93,20 @@ def unfit(terms: Terms, backend: str, listen: bool, stop: Callable[[], bool]) ->
 
 def crowded(terms: Terms, backend: str, seconds: float = LOOK_S, stop: Callable[[], bool] = lambda: False) -> str:
     """Who would make a trial unfair, after some seconds of watching, or nothing."""
-    seen = None if terms.busy_ok else looked(seconds, stop)
-    if seen is None or not conditions.unfair(seen, accelerated=accelerated(backend)):
+    if terms.busy_ok:
+        return ""
+    seen = looked(seconds, stop)
+    if seen.outside_cores is None or not conditions.unfair(seen, accelerated=accelerated(backend)):
         return ""
     return (f"other programs use {seen.outside_cores:.2f} of {seen.cores:g} cores (at most "
             f"{LIMITS.outside_frac * seen.cores:.2f} while a trial trains); end them, or add --busy-ok")
 
 
-def looked(seconds: float = LOOK_S, stop: Callable[[], bool] = lambda: False) -> Conditions | None:
-    """What other programs use of the cores, watched for some seconds; None where the system does not tell."""
+def looked(seconds: float = LOOK_S, stop: Callable[[], bool] = lambda: False) -> Conditions:
+    """What other programs use of the cores, watched for some seconds."""
     before, began_s = sensors.counters(), time.monotonic()
     _pause(seconds, stop)
-    after, took_s, cores = sensors.counters(), time.monotonic() - began_s, sensors.cores()
-    if before.busy_s is None or after.busy_s is None:
-        return None
-    busy = (after.busy_s - before.busy_s) / took_s
-    others = max(0.0, busy - (after.own_s - before.own_s) / took_s)
-    return Conditions(took_s, cores=cores, outside_cores=others, idle_cores=max(0.0, cores - busy))
+    return conditions.load(before, sensors.counters(), time.monotonic() - began_s)
 
 
 def _pause(seconds: float, stop: Callable[[], bool]) -> None:

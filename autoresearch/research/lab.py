@@ -260,7 +260,8 @@ class Lab:
         return not self.terms.busy_ok and fair.drifted(self.ledger.experiments(), since)
 
     def _listener(self, candidate: Candidate, seed: int, purpose: str) -> Callable[[dict[str, Any]], None]:
-        """Shows what a trial tells, and ends a screening trial that is hopeless."""
+        """Shows what a trial tells, and ends one that others have spoilt already, and a screening trial that is
+        hopeless."""
         hope = futility.Hope()
         if purpose == "screen" and candidate.n > BASELINE and futility.wanted():
             ledger = self.ledger
@@ -270,6 +271,8 @@ class Lab:
         def listen(message: dict[str, Any]) -> None:
             point = message.get("point")
             self.view.trial_event(message["event"], point)
+            if why := fair.lost(message.get("load"), self.budget_s, self.runner.backend, self.terms):
+                raise TrialFailed("interrupted", why)
             if point is not None and (why := hope.lost(point)):
                 raise TrialFailed("discard", why)
 

@@ -11,6 +11,7 @@ batch stays that change. Trials are journalled; the same call goes on where it w
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,14 +105,16 @@ def arms(lab: Lab, size: Size, leave_out: bool) -> list[Candidate]:
 
 def run(lab: Lab, size: Size, candidates: list[Candidate], seeds: int, until: Until) -> None:
     """In a lab with the size's budget, seed by seed so that a stop leaves whole comparisons."""
-    for seed in range(verify.FIRST_SEED, verify.FIRST_SEED + seeds):
-        for candidate in candidates:
-            trials = [t for t in lab.ledger.experiment(candidate.n).trials if t.budget_s == size.budget_s]
-            if seed in _scores(lab, candidate, size) or ablate.failure(trials):
-                continue
-            if until.over(1.2 * size.budget_s):
-                return
-            lab.extra(candidate, seed, PURPOSE, rows=lab.ledger.fact("val_rows"))
+    for run, (i, candidate) in enumerate(itertools.product(range(seeds), candidates), 1):
+        seed = verify.FIRST_SEED + i
+        trials = [t for t in lab.ledger.experiment(candidate.n).trials if t.budget_s == size.budget_s]
+        if seed in _scores(lab, candidate, size) or ablate.failure(trials):
+            continue
+        if until.over(1.2 * size.budget_s):
+            return
+        lab.extra(candidate, seed, PURPOSE, rows=lab.ledger.fact("val_rows"),
+                  part=f"promotion to depth {size.depth}, run {run} of {seeds * len(candidates)}, "
+                       f"seed {i + 1} of {seeds}")
 
 
 def race(lab: Lab, candidates: list[Candidate], size: Size) -> Race:

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, Experiment
 from autoresearch.research import verify
@@ -24,17 +26,18 @@ def run(lab: Lab, change: Change, seeds: int, until: Until) -> None:
     """In a lab of the other backend and budget. UserError where there is nothing of the change to run."""
     check(change, lab.runner.backend)
     arms = [verify.candidate(lab, e) for e in _pair(lab.ledger.experiments(), change)]
-    for seed in range(verify.FIRST_SEED, verify.FIRST_SEED + seeds):
-        for arm in arms:
-            experiment = lab.ledger.experiment(arm.n)
-            if seed in experiment.scores(PURPOSE, backend=lab.runner.backend, budget_s=lab.budget_s):
-                continue
-            if until.over(1.2 * lab.budget_s):
-                return
-            trial = lab.extra(arm, seed, PURPOSE, rows=lab.ledger.fact("val_rows"))
-            if trial.status != "ok":
-                raise UserError(f"{arm.label} does not run on {lab.runner.backend}: {trial.status}: {trial.reason}",
-                                f"The end of its log:\n{trial.log_tail}")
+    for run, (i, arm) in enumerate(itertools.product(range(seeds), arms), 1):
+        seed = verify.FIRST_SEED + i
+        experiment = lab.ledger.experiment(arm.n)
+        if seed in experiment.scores(PURPOSE, backend=lab.runner.backend, budget_s=lab.budget_s):
+            continue
+        if until.over(1.2 * lab.budget_s):
+            return
+        trial = lab.extra(arm, seed, PURPOSE, rows=lab.ledger.fact("val_rows"),
+                          part=f"replay, run {run} of {seeds * len(arms)}, seed {i + 1} of {seeds}")
+        if trial.status != "ok":
+            raise UserError(f"{arm.label} does not run on {lab.runner.backend}: {trial.status}: {trial.reason}",
+                            f"The end of its log:\n{trial.log_tail}")
 
 
 def result(experiments: list[Experiment], change: Change, backend: str, budget_s: float) -> Gain | None:

@@ -12,6 +12,7 @@ once for a pair of champion and baseline, by the first verification of five seed
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -78,7 +79,7 @@ def verify(lab: Lab, reference: Path | None, seeds: int, until: Until) -> None:
     if champion.n != BASELINE:
         arms[-1] = replace(arms[-1], name=f"champion {arms[-1].label}")
     looked = _look(lab, champion.n, seeds)
-    for run, (i, arm) in enumerate(((i, arm) for i in range(seeds) for arm in arms), 1):
+    for run, (i, arm) in enumerate(itertools.product(range(seeds), arms), 1):
         splits = SPLITS if arm.n == REFERENCE or i >= looked else (*SPLITS, "holdout")
         if _is_done(lab.ledger.experiment(arm.n), FIRST_SEED + i, splits):
             continue

@@ -80,6 +80,24 @@ def placed(w: Weights, name: str, x_BTHD: mx.array, rotation: Rotation, spec: GP
     return norm(w, name, x_BTHD, spec) if spec.qk_norm == "after" else x_BTHD
 
 
+def before(x: mx.array) -> mx.array:
+    """Along T, what stands one place earlier; before the first, zeros."""
+    return mx.concatenate([mx.zeros_like(x[:, :1]), x[:, :-1]], axis=1)
+
+
+def shifted(w: Weights, name: str, x_BTC: mx.array) -> mx.array:
+    """Token shift (arXiv 2305.13048): the token before is added, by a learned weight per channel."""
+    return x_BTC + w[f"{name}.shift.weight"] * before(x_BTC) if f"{name}.shift.weight" in w else x_BTC
+
+
+def look_back(k_BTKD: mx.array) -> mx.array:
+    """Keys of which half, the channels that rotate slowly, are of the token before (after arXiv 2411.19574): one block
+    can then find what followed this token the last time."""
+    D = k_BTKD.shape[-1]
+    slow_D = mx.arange(D) % (D // 2) >= D // 4
+    return mx.where(slow_D, before(k_BTKD), k_BTKD)
+
+
 def window_mask(T: int, window: int, like: mx.array) -> mx.array | None:
     """True where a token may look: at itself and the `window - 1` before it. None: plain causal."""
     if window >= T:
@@ -103,6 +121,7 @@ def attention(w: Weights, name: str, x_BTC: mx.array, tokens_BT: mx.array, mask_
               rotation: Rotation, spec: GPTSpec) -> mx.array:
     """Grouped-query attention (arXiv 2305.13245)."""
     B, T, _ = x_BTC.shape
+    x_BTC = shifted(w, name, x_BTC)
     q = linear(w, f"{name}.q_proj", x_BTC).reshape(B, T, spec.heads, spec.head_dim)
     k = linear(w, f"{name}.k_proj", x_BTC).reshape(B, T, spec.kv_heads, spec.head_dim)
     v = linear(w, f"{name}.v_proj", x_BTC).reshape(B, T, spec.kv_heads, spec.head_dim)
@@ -114,11 +133,13 @@ def attention(w: Weights, name: str, x_BTC: mx.array, tokens_BT: mx.array, mask_
             value = gate_BTK[..., None] * value
         v = v + value
     q, k = placed(w, f"{name}.q_norm", q, rotation, spec), placed(w, f"{name}.k_norm", k, rotation, spec)
+    k = look_back(k) if spec.key_shift else k
     return linear(w, f"{name}.o_proj", causal_attention(q, k, v, mask_TT, spec))
 
 
 def mlp(w: Weights, name: str, x_BTC: mx.array, spec: GPTSpec) -> mx.array:
     """Squared ReLU (arXiv 2109.08668), GELU by tanh (arXiv 1606.08415), SiLU, or SwiGLU (arXiv 2002.05202)."""
+    x_BTC = shifted(w, name, x_BTC)
     h_BTM = linear(w, f"{name}.up_proj", x_BTC)
     if spec.activation == "relu2":
         h_BTM = mx.square(mx.maximum(h_BTM, 0))

@@ -58,6 +58,8 @@ def block(name: str, has_value_embed: bool, spec: GPTSpec) -> list[Param]:
     ]
     if spec.qk_norm != "none" and spec.norm_gain:
         rows += [Param(f"{name}.attn.{x}_norm.weight", (D,), "vector", "one") for x in "qk"]
+    if spec.token_shift:
+        rows += [Param(f"{name}.{part}.shift.weight", (C,), "vector", "zero") for part in ("attn", "mlp")]
     if spec.activation == "swiglu":
         rows += linear(f"{name}.mlp.gate_proj", M, C, "uniform", spec.biases)
     if has_value_embed:

@@ -88,7 +88,9 @@ def test_the_shipped_recipes_and_every_default_are_valid() -> None:
 
 
 def test_the_modern_preset_is_what_the_defaults_say() -> None:
-    assert load(preset_file("modern")) == Recipe().replace({"batch.tokens_per_step": 4096})
+    assert load(preset_file("modern")) == Recipe().replace(
+        {"data.tokenizer": "bpe-4096", "model.seq_len": 512, "model.key_shift": True, "model.token_shift": True,
+         "batch.tokens_per_step": 4096})
 
 
 def test_the_gpt2_preset_is_gpt2() -> None:

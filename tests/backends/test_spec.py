@@ -19,7 +19,8 @@ VARIANTS: list[dict[str, object]] = [
     {"model.input_lambdas": False}, {"model.positions": "learned"}, {"model.tied_embeddings": True},
     {"model.biases": True, "model.kv_heads": 1}, GAINS, GAINS | {"model.norm": "layer"}, {"model.norm": "layer"},
     GAINS | {"model.qk_norm": "none", "model.embed_norm": False}, GAINS | {"model.activation": "swiglu"},
-    {"model.activation": "swiglu", "model.mlp_ratio": 8 / 3}, load(preset_file("gpt2")).flat(),
+    {"model.activation": "swiglu", "model.mlp_ratio": 8 / 3}, {"model.token_shift": True, "model.key_shift": True},
+    load(preset_file("gpt2")).flat(),
 ]
 
 
@@ -70,7 +71,8 @@ def test_the_memory_estimate_grows_with_everything_that_takes_memory() -> None:
     base = GPTSpec.of(Recipe(), 2000).training_bytes(8, 4)
     assert GPTSpec.of(Recipe(), 2000).training_bytes(16, 4) > base
     for changes in ({"model.depth": 8}, {"model.width": 512}, {"model.seq_len": 512}, {"model.dropout": 0.1},
-                    {"model.activation": "swiglu"}, {"model.positions": "learned"}, {"model.value_embeds": "all"}):
+                    {"model.activation": "swiglu"}, {"model.positions": "learned"}, {"model.value_embeds": "all"},
+                    {"model.token_shift": True}):
         assert GPTSpec.of(Recipe().replace(changes), 2000).training_bytes(8, 4) > base
     for changes in ({"runtime.checkpoint": True}, {"model.tied_embeddings": True}, {"model.kv_heads": 1}):
         assert GPTSpec.of(Recipe().replace(changes), 2000).training_bytes(8, 4) < base

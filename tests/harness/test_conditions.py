@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from autoresearch.harness import awake, calibrate, conditions, sensors, supervise
-from autoresearch.harness.conditions import LIMITS, Conditions, Observer, drifted, segments_s, unfair
+from autoresearch.harness.conditions import LIMITS, Conditions, Observer, drifted, lost, segments_s, unfair
 from autoresearch.harness.runner import Runner
 from autoresearch.harness.sensors import Counters, Instant, Sample
 from autoresearch.records import Point
@@ -58,6 +58,17 @@ def test_what_is_beyond_a_limit_is_not_scored_and_the_reason_has_its_number(seen
 ])
 def test_what_is_within_its_limit_or_is_not_told_is_scored(seen: dict) -> None:
     assert unfair(replace(QUIET, **seen), [QUIET] * 3) == ""
+
+
+def test_a_trial_is_lost_when_no_rest_can_mend_it_and_not_before() -> None:
+    """Of 300 s on 8 cores others may have 120 core-seconds."""
+    def part(elapsed_s: float, outside_cores: float | None) -> Conditions:
+        return Conditions(elapsed_s, cores=8.0, outside_cores=outside_cores)
+
+    assert lost(part(50.0, 2.0), 300.0) == "" == lost(part(300.0, 0.39), 300.0) == lost(part(60.0, None), 300.0)
+    why = lost(part(70.0, 2.0), 300.0)
+    assert "other programs used 0.47 of 8 cores" in why and "after 70 s of 300 s" in why
+    assert lost(part(70.0, 2.0), 300.0, accelerated=True) == ""
 
 
 def test_others_may_use_cores_that_an_accelerators_training_leaves_idle() -> None:
@@ -251,7 +262,7 @@ def test_a_cpu_hog_of_someone_else_is_outside_load() -> None:
     watch = ("import os, sys, time; from dataclasses import replace\n"
              "from autoresearch.harness.conditions import Observer, unfair\n"
              "observer = Observer(os.getpid())\ntime.sleep(1.0)\nobserver.stop()\n"
-             "seen = observer.conditions([], (1.0, 1.0))\n"
+             "assert observer.so_far is not None\nseen = observer.conditions([], (1.0, 1.0))\n"
              "print(seen.outside_cores, unfair(replace(seen, cores=2.0, stopped_s=0.0)))")
     hogs = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(2)]  # not below the one that watches
     try:

@@ -80,6 +80,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "clipping": {"optim.clip_norm": 0.003, "batch.micro_rows": 2},
     "short rows first": {"schedule.seq_parts": 4, "schedule.seq_warmup_frac": 0.5, "batch.micro_rows": 3},
     "checkpointing": {"runtime.checkpoint": True, "model.dropout": 0.3},
+    "shifts": {"model.key_shift": True, "model.token_shift": True, "model.kv_heads": 1, "batch.micro_rows": 2},
     "tied embeddings": {"model.tied_embeddings": True, "init.embedding_std": 0.1, "init.projection_scale": 1.0,
                         "optim.embedding_lr": 0.01, "model.embed_norm": False},
 }

@@ -128,6 +128,13 @@ BUGS: dict[str, dict[str, tuple[str, str, str]]] = {"everything": {
     "the other polynomial": ("mlx_optim", "POLYNOMIALS[optim.muon_polynomial]", 'POLYNOMIALS["polar_express"]'),
     "the other polynomial's margin": ("mlx_optim", "* margin + 1e-6", "* 1.02 + 1e-6"),
     "cautious though off": ("mlx_optim", "if optim.cautious_matrices else decay)", "if True else decay)"),
+}, "shifts": {
+    "no token shift": ("mlx_model", 'x_BTC + w[f"{name}.shift.weight"] * before(x_BTC)', "x_BTC + 0 * before(x_BTC)"),
+    "shifted the other way": ("mlx_model", "[mx.zeros_like(x[:, :1]), x[:, :-1]]",
+                              "[x[:, 1:], mx.zeros_like(x[:, :1])]"),
+    "no key shift": ("mlx_model", "if spec.key_shift else k", "if False else k"),
+    "the other half of each key": ("mlx_model", "% (D // 2) >= D // 4", "% (D // 2) < D // 4"),
+    "oracle: keys of two tokens before": ("torch_model", "before(k_BTKD), k_BTKD", "before(before(k_BTKD)), k_BTKD"),
 }, "short rows first": {
     "rows always whole": ("mlx", "schedule.row_parts(state.recipe, progress)", "1"),
 }}

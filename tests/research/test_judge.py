@@ -25,6 +25,7 @@ START = '[data]\ntokenizer = "byte"\n\n[optim]\nmatrix_lr = 0.02\n'
 # itself in the middle of the trial that it was told.
 NIGHT = r"""
 import json, os, signal, sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,7 +99,8 @@ class Runner:
             point = Point(k + 1, share * budget_s, None, score_of(recipe.optim.matrix_lr, seed) + 0.4 * (1 - share))
             outcome.curve.append(point)
             try:
-                listen({"event": "step", "point": point})
+                load = replace(seen(Runner.calls), elapsed_s=point.elapsed_s) if told.get("watched") else None
+                listen({"event": "step", "point": point, "load": load})
             except TrialFailed as e:
                 return Outcome(status=e.status, reason=e.reason, curve=outcome.curve)
         return outcome
@@ -361,6 +363,13 @@ def test_a_trial_beside_other_programs_is_run_again_and_nothing_that_is_decided_
     assert "other programs used 1.00 of 2 cores" in worse.trials[0].reason
     assert "stopped for 9.0 s" in worse.trials[1].reason
     assert all(not t.scores for e in experiments for t in e.trials if t.status == "interrupted")
+
+
+def test_a_trial_that_others_have_spoilt_is_not_trained_to_its_end(clone: Path) -> None:
+    _, idea = night(clone, experiments=1, environment=ANYHOW, watched=True, machine={"4": BUSY})
+    cut, whole = idea.trials[:2]
+    assert (cut.status, whole.status) == ("interrupted", "ok") and 0 < len(cut.curve) < len(whole.curve)
+    assert "no rest could mend that" in cut.reason
 
 
 def test_what_is_never_quiet_is_never_scored(clone: Path) -> None:

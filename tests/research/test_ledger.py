@@ -7,7 +7,6 @@ import math
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +243,7 @@ def test_a_reader_can_not_write(ledger: Ledger):
         reader.set_fact("a", 1)
 
 
-def test_thousands_of_experiments_load_quickly(ledger: Ledger):
+def test_thousands_of_experiments_take_as_many_queries_as_one(ledger: Ledger):
     count = 2000
     with ledger.file.transaction() as db:
         for n in range(1, count + 1):
@@ -253,9 +252,11 @@ def test_thousands_of_experiments_load_quickly(ledger: Ledger):
             db.execute("INSERT INTO trials (id, experiment, seed, purpose, status, started) VALUES (?, ?, 1, 'screen', "
                        "'ok', '')", (n, n))
             db.execute("INSERT INTO scores VALUES (?, 'val', 1.0, 1, 1, 1, 1)", (n,))
-    started = time.monotonic()
+    statements: list[str] = []
+    with ledger.file.transaction() as db:
+        db.set_trace_callback(statements.append)
     experiments = ledger.experiments()
-    assert time.monotonic() - started < 2.0
+    assert sum("SELECT" in s for s in statements) == 3
     assert len(experiments) == count and all(e.trials[0].scores for e in experiments)
 
 

@@ -122,7 +122,8 @@ def has_value_embeds(context: Context) -> bool:
 
 
 def has_vectors(context: Context) -> bool:
-    return context.recipe.model.norm_gain or context.recipe.model.biases
+    model = context.recipe.model
+    return model.norm_gain or model.biases or model.token_shift
 
 
 def uses_muon(context: Context) -> bool:
@@ -229,7 +230,7 @@ MOVES: tuple[Move, ...] = (
          signals={"shaky": (UP, 1.5), "diverged": (UP, 1.5)}),
     Move("norm gains", ("model.norm_gain",), 1.2, UP, "every channel finds its scale", "fewer numbers to tune",
          finest=1, options=in_order(False, True)),
-    Move("rate of gains and biases", ("optim.vector_lr",), 1.1, UP, "gains and biases keep up", "they settle",
+    Move("rate of vectors", ("optim.vector_lr",), 1.1, UP, "gains, biases and shifts keep up", "they settle",
          when=has_vectors),
     Move("norm", ("model.norm",), 0.9, UP, "no mean in the residual stream", "cheaper norms", finest=1,
          options=in_order("rms", "layer")),
@@ -247,6 +248,10 @@ MOVES: tuple[Move, ...] = (
          finest=1, options=in_order(False, True), when=has_value_embeds),
     Move("best weights", ("schedule.keep_best_dev",), 0.9, UP, "keep what scored best on dev", "keep the last weights",
          finest=1, options=in_order(False, True), signals={"overfit": (UP, 3.0)}),
+    Move("key shift", ("model.key_shift",), 3.0, UP, "a block finds what followed a token the last time",
+         "keys as they are, cheaper", finest=1, options=in_order(False, True)),
+    Move("token shift", ("model.token_shift",), 3.0, UP, "blocks read the token before at no product's cost",
+         "blocks read one token, cheaper", finest=1, options=in_order(False, True)),
     Move("head size", ("model.head_dim", "model.width"), 1.4, DOWN, "fewer, richer heads", "more heads",
          powers=(1, 0), finest=1),
 )

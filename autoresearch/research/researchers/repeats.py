@@ -34,7 +34,7 @@ IDLE: tuple[tuple[Callable[[Flat], bool], tuple[str, ...]], ...] = (
     (lambda f: not f["optim.matrix_decay"], ("optim.cautious_matrices", "schedule.final_decay_frac")),
     (lambda f: not (f["optim.embedding_decay"] or f["optim.value_embedding_decay"] or f["optim.unembedding_decay"]),
      ("optim.cautious_tables",)),
-    (lambda f: not (f["model.norm_gain"] or f["model.biases"]), ("optim.vector_lr",)),
+    (lambda f: not (f["model.norm_gain"] or f["model.biases"] or f["model.token_shift"]), ("optim.vector_lr",)),
     (lambda f: not f["model.input_lambdas"], ("init.input_lambda",)),
     (lambda f: not (f["model.input_lambdas"] or f["model.resid_lambdas"]), ("optim.scalar_lr",)),
     (lambda f: f["model.tied_embeddings"],

@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks.clones import ROOT, ar
 
 HOLDOUT_CHARS = 250_000
-SIZE = ("model.depth=2", "model.width=128", "model.head_dim=64", "batch.tokens_per_step=2048")
+SIZE = ("model.depth=2", "model.width=128", "model.head_dim=64", "batch.tokens_per_step=2048",
+        "model.key_shift=false", "model.token_shift=false")  # which the preset gained later
 GPT2_INIT = "init.matrix_scale=0.226"  # std 0.02 at this width
 CHARS, TOKENS = "model.seq_len=1024", "model.seq_len=256"
 BEST = "schedule.keep_best_dev=true"

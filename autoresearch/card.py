@@ -90,9 +90,7 @@ def _training(facts: Facts) -> str:
             ("budget", f"{about.train_s:.1f} s: {about.steps:,} steps, {about.tokens:,} tokens, seed {about.seed}"),
             ("text", f"{words.escape(about.data_name)} (digest `{about.data_digest}`)")]
     if text is not None:
-        # Where a person's own files lie is nobody else's business; name and sha256 say which text it was.
-        source = "files of whoever made the model" if text.kind == "text" else words.escape(text.source)
-        source += f", {text.bytes:,} bytes"
+        source = f"{words.escape(words.source(text.kind, text.source))}, {text.bytes:,} bytes"
         rows += [("its source", source + (f", revision {words.escape(text.revision)}" if text.revision else "")),
                  ("its sha256", f"`{text.sha256}`"), ("its licence", words.escape(text.licence) or "not recorded")]
     rows += [("tokenizer", f"{words.escape(str(about.recipe.get('data.tokenizer')))}, {about.vocab:,} ids (digest "

@@ -260,7 +260,7 @@ def _facts(story: Story, prepared: Prepared | None) -> list[tuple[str, str]]:
             ("text", f"{facts.get('data_name')}, digest {facts.get('data_digest')}")]
     if prepared is not None:
         corpus = prepared.manifest.corpus
-        rows += [("its source", f"{words.one_line(corpus.source)}, {corpus.bytes:,} bytes"),
+        rows += [("its source", f"{words.source(corpus.kind, corpus.source)}, {corpus.bytes:,} bytes"),
                  ("its sha256", corpus.sha256)]
     rows += [(f"commit of the {name}", sha) for name, sha in _commits(story) if sha]
     rows += [("trainer", f"autoresearch {autoresearch.__version__}, digest of its frozen files "

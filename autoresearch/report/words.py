@@ -70,6 +70,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
+def source(kind: str, of_it: str) -> str:
+    """Of a text. Where a person's own files lie is nobody else's business: name and sha256 say which text it was."""
+    return "files of whoever made the model" if kind == "text" else one_line(of_it)
+
+
 def cost(usd: float | None, tokens: int | None) -> str:
     """Of asking language models; nothing where none was asked."""
     return f"${usd:.2f}" if usd else f"{tokens:,} tokens" if tokens else ""

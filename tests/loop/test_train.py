@@ -56,7 +56,7 @@ def test_the_block_of_numbers_has_upstreams_names(clone: Place) -> None:
 @pytest.mark.parametrize(("recipe", "said"), [
     ("[model]\nwidht = 3\n", "did you mean model.width?"),
     ("[model]\nwidth = 'wide'\n", "model.width = 'wide': must be a whole number from 16 to 8192"),
-    ("[data]\ntokenizer = 'bpe-4096'\n", "the recipe wants the tokenizer bpe-4096; made has byte, bpe-512"),
+    ("[data]\ntokenizer = 'bpe-4096'\n", "the recipe wants the tokenizer bpe-2048; made has byte, bpe-512"),
     ("width = [\n", "not valid TOML"),
 ])
 def test_a_recipe_that_can_not_be_run_is_a_sentence(clone: Place, tmp_path: Path, recipe: str, said: str) -> None:
@@ -67,7 +67,7 @@ def test_a_recipe_that_can_not_be_run_is_a_sentence(clone: Place, tmp_path: Path
 
 def test_a_preset_is_a_recipe_to_start_from(clone: Place, tmp_path: Path) -> None:
     failed = clone.ar("train", "--steps", "1", "--backend", "mlx", "--preset", "gpt2", code=1)
-    assert "the recipe wants the tokenizer bpe-4096; made has byte, bpe-512" in failed.stderr
+    assert "the recipe wants the tokenizer bpe-2048; made has byte, bpe-512" in failed.stderr
     both = clone.ar("train", "--preset", "gpt2", "--recipe", str(tmp_path / "mine.toml"), code=2)
     assert "--recipe and --preset both name a recipe" in both.stderr
 

@@ -7,8 +7,9 @@
 
 `speed` times every trainer at one shape on the same text, in turn, `--rounds` times, with the same allocator settings,
 and prints medians and ratios. `score` trains them one after the other for the same time, compilation not counted, and
-prints bits per byte of what was held out, in blocks of the sequence length. Rows are drawn, and blocks begin, as
-each trainer's own do. benchmarks/peer_trainers.py says what was changed in the peers so that they run.
+prints bits per byte of what was held out, in blocks of the sequence length and of at most 256 tokens. Rows are drawn,
+and blocks begin, as each trainer's own do. benchmarks/peer_trainers.py says what was changed in the peers so that they
+run.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}  # what this trainer sets for itself
 WARMUP_STEPS = 3
+BLOCK = 256  # tokens, the longest context of the peers
+HELD_OUT = ("val", "holdout")
 REFERENCE = str(ROOT / "backends/reference.toml")
 
 
@@ -110,12 +113,13 @@ def score(options: argparse.Namespace) -> None:
                              r.model.head_dim, r.model.seq_len, r.batch.tokens_per_step, str(file.resolve()),
                              r.runtime.precision))
     print(f"{options.seconds:g} s of training each; bits per byte\n")
-    print("| trainer | tokenizer | depth x width | tokens a step | steps | val | holdout |")
-    print("|---|---|--:|--:|--:|--:|--:|")
+    print("| trainer | tokenizer | depth x width | tokens a row | a step | steps | val | holdout "
+          f"| val by {BLOCK} | holdout by {BLOCK} |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     for e in entries:
         done = Worker(e, options).ask(do="train", seconds=options.seconds)
-        print(f"| {e.label} | {e.tokenizer} | {e.depth} x {e.width} | {e.tokens_per_step:,} | {done['steps']:,} | "
-              f"{done['val']:.4f} | {done['holdout']:.4f} |", flush=True)
+        scores = (done[f"{split} by {length}"] for length in blocks(e.seq_len) for split in HELD_OUT)
+        print(f"| {e.label} | {e.tokenizer} | {e.depth} x {e.width} | {e.seq_len} | {e.tokens_per_step:,} | "
+              f"{done['steps']:,} | {' | '.join(f'{bpb:.4f}' for bpb in scores)} |", flush=True)
 
 
 class Worker:
@@ -186,8 +190,13 @@ def worker(job: dict[str, Any]) -> None:
             fresh = trainer()  # the compiled code is in its cache by now
             fresh.step(next(batches), 0.0)
             steps = train(fresh, batches, request["seconds"])
-            answer({"steps": steps} | {split: scored(fresh, text, split, tokenizer, job["seq_len"], own_start)
-                                       for split in ("val", "holdout")})
+            answer({"steps": steps} | {f"{split} by {length}": scored(fresh, text, split, tokenizer, length, own_start)
+                                       for length in {*blocks(job["seq_len"])} for split in HELD_OUT})
+
+
+def blocks(seq_len: int) -> tuple[int, int]:
+    """Lengths in which a model is scored: its own, and what compares with others."""
+    return seq_len, min(seq_len, BLOCK)
 
 
 def answer(message: dict[str, Any]) -> None:

@@ -48,5 +48,5 @@ class Law:
         return self.b * math.sqrt(trained_bytes)
 
 
-LAW = Law(E=0.8878, A=0.1947, K=0.9126, kappa=0.0177, C=0.04439, alpha=0.3453, beta=0.2337, b=4.376, p=1.202, q=0.588,
-          spread=0.01547)
+LAW = Law(E=0.8670, A=0.2039, K=0.9223, kappa=0.01742, C=0.04216, alpha=0.3307, beta=0.2272, b=4.363, p=1.224, q=0.5888,
+          spread=0.01469)

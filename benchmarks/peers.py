@@ -114,7 +114,7 @@ def score(options: argparse.Namespace) -> None:
                              r.runtime.precision))
     print(f"{options.seconds:g} s of training each; bits per byte\n")
     print("| trainer | tokenizer | depth x width | tokens a row | a step | steps | val | holdout "
-          f"| val by {BLOCK} | holdout by {BLOCK} |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+          f"| val by at most {BLOCK} | holdout |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     for e in entries:
         done = Worker(e, options).ask(do="train", seconds=options.seconds)
         scores = (done[f"{split} by {length}"] for length in blocks(e.seq_len) for split in HELD_OUT)

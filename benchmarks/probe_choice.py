@@ -1,6 +1,6 @@
 """Is the probe's choice of size and batch any good? Successive halving over a grid, then both on fresh seeds.
 
-    ar prepare --text shakespeare.txt --name shakespeare --tokenizer bpe-2048
+    ar prepare --text shakespeare.txt --name shakespeare --tokenizer bpe-4096
     python -m benchmarks.probe_choice --budget 30
     python -m benchmarks.probe_choice --budget 120 --out sweep-120.json
 

@@ -111,11 +111,11 @@ def unfair(c: Conditions, usual: Sequence[Conditions] = (), accelerated: bool = 
 def lost(c: Conditions, budget_s: float, accelerated: bool = False, limits: Limits = LIMITS) -> str:
     """Why a trial will be unfair even if nobody disturbs what is left of its budget, or nothing. `c`: of the part that
     is over."""
-    if accelerated or c.outside_cores is None:
+    used = (c.outside_cores or 0.0) * min(1.0, c.elapsed_s / budget_s)
+    if accelerated or used <= limits.outside_frac * c.cores:
         return ""
-    share = min(1.0, c.elapsed_s / budget_s)
-    why = _shared(Conditions(c.elapsed_s, cores=c.cores, outside_cores=c.outside_cores * share), False, limits)
-    return f"{why}; after {c.elapsed_s:.0f} s of {budget_s:g} s no rest could mend that" if why else ""
+    return (f"other programs used {c.outside_cores:.2f} of {c.cores:g} cores in its first {c.elapsed_s:.0f} s; over "
+            f"all its {budget_s:g} s at most {limits.outside_frac * c.cores:.2f} is fair, which no rest could mend")
 
 
 def _shared(c: Conditions, accelerated: bool, limits: Limits) -> str:
@@ -207,7 +207,7 @@ class Observer:
         self._ended = threading.Event()
         self._first, self._before = now(), counted()
         self._last, self._after = self._first, self._before
-        self.so_far: Conditions | None = None  # what others used of the cores, told every few seconds
+        self.so_far: Conditions | None = None  # what others used of the cores, some seconds ago
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -248,10 +248,13 @@ class Observer:
 
     def _run(self) -> None:
         looked_s, looks, asked = self._now().steady_s, 0, Sample(None, None, None, ())
+        last = Conditions(0.0)
         while True:
             if looks % ASK_EVERY == 0:
                 asked = sensors.asked()
-                self.so_far = load(self._before, self._counted(), self._now().steady_s - self._first.steady_s)
+                # The lower of two looks: what a process used may be missed by one of them while it ends.
+                look = load(self._before, self._counted(), self._now().steady_s - self._first.steady_s)
+                self.so_far, last = min(last, look, key=lambda c: (c.outside_cores or 0.0) * c.elapsed_s), look
             if looks % SAMPLE_EVERY == 0:
                 self._samples.append(self._seen().beside(asked))
                 self._battery += [p for p in [sensors.on_battery()] if p is not None]

@@ -30,7 +30,7 @@ class Queue:
     def waiting(self) -> list[Queued]:
         """In the order they will run."""
         found = self.file.rows("SELECT id, hypothesis, changes, patch, added FROM queue WHERE experiment IS NULL "
-                          "ORDER BY id")
+                               "ORDER BY id")
         return [Queued(id, hypothesis, json.loads(changes), patch, added)
                 for id, hypothesis, changes, patch, added in found]
 

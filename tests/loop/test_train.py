@@ -56,7 +56,7 @@ def test_the_block_of_numbers_has_upstreams_names(clone: Place) -> None:
 @pytest.mark.parametrize(("recipe", "said"), [
     ("[model]\nwidht = 3\n", "did you mean model.width?"),
     ("[model]\nwidth = 'wide'\n", "model.width = 'wide': must be a whole number from 16 to 8192"),
-    ("[data]\ntokenizer = 'bpe-4096'\n", "the recipe wants the tokenizer bpe-2048; made has byte, bpe-512"),
+    ("[data]\ntokenizer = 'bpe-4096'\n", "the recipe wants the tokenizer bpe-4096; made has byte, bpe-512"),
     ("width = [\n", "not valid TOML"),
 ])
 def test_a_recipe_that_can_not_be_run_is_a_sentence(clone: Place, tmp_path: Path, recipe: str, said: str) -> None:

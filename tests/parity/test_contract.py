@@ -57,6 +57,17 @@ def test_names_and_shapes_are_the_parameter_table_before_and_after_a_step(backen
         backend.step(state, p.batches[0], 0.5)
 
 
+@pytest.mark.parametrize("variant", ["windows", "shifts", "gpt2"])
+def test_what_comes_later_changes_nothing(backend: Backend, variant: str) -> None:
+    p = compare.problem(variant)
+    state = backend.init(p.recipe, compare.VOCAB, dict(p.weights))
+    tokens_BT, at = p.batches[0][:, :-1], 9
+    other_BT = np.concatenate([tokens_BT[:, :at], (tokens_BT[:, at:] + 1) % compare.VOCAB], axis=1)
+    before, after = (backend.logits(state, x) for x in (tokens_BT, other_BT))
+    np.testing.assert_allclose(before[:, :at], after[:, :at], atol=1e-5)
+    assert np.abs(before[:, at:] - after[:, at:]).max() > 0.01
+
+
 def test_a_run_neither_shares_the_callers_arrays_nor_another_runs(backend: Backend, p: compare.Problem) -> None:
     given = {k: v.copy() for k, v in p.weights.items()}
     state, other = (backend.init(p.recipe, compare.VOCAB, given) for _ in range(2))

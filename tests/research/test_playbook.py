@@ -295,7 +295,7 @@ def test_nothing_is_proposed_that_changes_nothing() -> None:
     for e, p in zip(study.ledger[1:], study.proposals, strict=True):
         flat = e.recipe
         if p.changes.keys() == {"optim.vector_lr"}:
-            assert flat["model.norm_gain"] or flat["model.biases"]
+            assert flat["model.norm_gain"] or flat["model.biases"] or flat["model.token_shift"]
         if p.changes.keys() == {"schedule.seq_warmup_frac"}:
             assert flat["schedule.seq_parts"] > 1
         if p.changes.get("model.qk_norm") == "before":

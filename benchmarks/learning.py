@@ -8,8 +8,8 @@
 
 A run has a number of steps, not of seconds, so that it means the same on every machine: the preset `modern`, mostly as
 it was before key and token shift, in bfloat16 on the cpu backend, seed 1, scored on the whole validation split. With a
-share below 1 it sees only the
-beginning of each document, the more often. Two at a time, of one thread each, they take two cores about two hours.
+share below 1 it sees only the beginning of each document, the more often. Two at a time, of one thread each, they take
+two cores about two hours.
 """
 
 from __future__ import annotations

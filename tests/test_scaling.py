@@ -30,6 +30,12 @@ def test_it_tells_recorded_runs_apart_that_anybody_would_choose_between() -> Non
     assert len(runs) > 20 and max(abs(learning.error(LAW, run)) for run in runs) < 0.03
 
 
+def test_what_the_preset_has_gained_since_is_the_same_at_every_size() -> None:
+    """So a law of mostly older runs tells sizes apart that the present preset trains."""
+    gains = [learning.error(LAW, run) for run in learning.known() if run.present]
+    assert len(gains) > 5 and min(gains) > 0.05 and max(gains) - min(gains) < 0.03
+
+
 weights = st.integers(50_000, 500_000_000)
 texts = st.integers(10_000, 10**11)
 

@@ -207,7 +207,7 @@ class Observer:
         self._ended = threading.Event()
         self._first, self._before = now(), counted()
         self._last, self._after = self._first, self._before
-        self.so_far: Conditions | None = None  # what others used of the cores, some seconds ago
+        self.so_far = Conditions(0.0)  # what others used of the cores, some seconds ago
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,14 @@ class Lab:
                 raise TrialFailed("discard", why)
 
         return listen
+
+
+def turns(what: str, seeds: int, candidates: Sequence[Candidate]) -> Iterator[tuple[int, Candidate, str]]:
+    """(which seed from 0, who trains, which run of how many that is in words), seed by seed so that a stop leaves whole
+    comparisons."""
+    runs = seeds * len(candidates)
+    for run, (i, candidate) in enumerate(itertools.product(range(seeds), candidates), 1):
+        yield i, candidate, f"{what}, run {run} of {runs}, seed {i + 1} of {seeds}"
 
 
 def _clean(folder: Path) -> None:

@@ -11,7 +11,6 @@ batch stays that change. Trials are journalled; the same call goes on where it w
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, Experiment
 from autoresearch.research import ablate, dial, gate, horizon, verify
 from autoresearch.research.horizon import Race, Target
-from autoresearch.research.lab import Candidate, Lab
+from autoresearch.research.lab import Candidate, Lab, turns
 from autoresearch.research.paired import Gain, gain
 from autoresearch.research.stack import Change, Entangled, Files
 from autoresearch.research.until import Until
@@ -104,17 +103,15 @@ def arms(lab: Lab, size: Size, leave_out: bool) -> list[Candidate]:
 
 
 def run(lab: Lab, size: Size, candidates: list[Candidate], seeds: int, until: Until) -> None:
-    """In a lab with the size's budget, seed by seed so that a stop leaves whole comparisons."""
-    for run, (i, candidate) in enumerate(itertools.product(range(seeds), candidates), 1):
+    """In a lab with the size's budget."""
+    for i, candidate, part in turns(f"promotion to depth {size.depth}", seeds, candidates):
         seed = verify.FIRST_SEED + i
         trials = [t for t in lab.ledger.experiment(candidate.n).trials if t.budget_s == size.budget_s]
         if seed in _scores(lab, candidate, size) or ablate.failure(trials):
             continue
         if until.over(1.2 * size.budget_s):
             return
-        lab.extra(candidate, seed, PURPOSE, rows=lab.ledger.fact("val_rows"),
-                  part=f"promotion to depth {size.depth}, run {run} of {seeds * len(candidates)}, "
-                       f"seed {i + 1} of {seeds}")
+        lab.extra(candidate, seed, PURPOSE, rows=lab.ledger.fact("val_rows"), part=part)
 
 
 def race(lab: Lab, candidates: list[Candidate], size: Size) -> Race:

@@ -7,12 +7,10 @@
 
 from __future__ import annotations
 
-import itertools
-
 from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, Experiment
 from autoresearch.research import verify
-from autoresearch.research.lab import Lab
+from autoresearch.research.lab import Lab, turns
 from autoresearch.research.paired import Gain, gain
 from autoresearch.research.stack import FRAMEWORKS, Change
 from autoresearch.research.until import Until
@@ -26,15 +24,14 @@ def run(lab: Lab, change: Change, seeds: int, until: Until) -> None:
     """In a lab of the other backend and budget. UserError where there is nothing of the change to run."""
     check(change, lab.runner.backend)
     arms = [verify.candidate(lab, e) for e in _pair(lab.ledger.experiments(), change)]
-    for run, (i, arm) in enumerate(itertools.product(range(seeds), arms), 1):
+    for i, arm, part in turns("replay", seeds, arms):
         seed = verify.FIRST_SEED + i
         experiment = lab.ledger.experiment(arm.n)
         if seed in experiment.scores(PURPOSE, backend=lab.runner.backend, budget_s=lab.budget_s):
             continue
         if until.over(1.2 * lab.budget_s):
             return
-        trial = lab.extra(arm, seed, PURPOSE, rows=lab.ledger.fact("val_rows"),
-                          part=f"replay, run {run} of {seeds * len(arms)}, seed {i + 1} of {seeds}")
+        trial = lab.extra(arm, seed, PURPOSE, rows=lab.ledger.fact("val_rows"), part=part)
         if trial.status != "ok":
             raise UserError(f"{arm.label} does not run on {lab.runner.backend}: {trial.status}: {trial.reason}",
                             f"The end of its log:\n{trial.log_tail}")

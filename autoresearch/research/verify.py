@@ -12,7 +12,6 @@ once for a pair of champion and baseline, by the first verification of five seed
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from typing import Any
 from autoresearch.paths import CANDIDATE
 from autoresearch.records import BASELINE, REFERENCE, Experiment, last_kept
 from autoresearch.research import gate
-from autoresearch.research.lab import SCORED_ROWS, Candidate, Lab
+from autoresearch.research.lab import SCORED_ROWS, Candidate, Lab, turns
 from autoresearch.research.paired import Gain, gain, half_width
 from autoresearch.research.until import Until
 from backends.recipe import Recipe, load
@@ -79,7 +78,7 @@ def verify(lab: Lab, reference: Path | None, seeds: int, until: Until) -> None:
     if champion.n != BASELINE:
         arms[-1] = replace(arms[-1], name=f"champion {arms[-1].label}")
     looked = _look(lab, champion.n, seeds)
-    for run, (i, arm) in enumerate(itertools.product(range(seeds), arms), 1):
+    for i, arm, part in turns("verification", seeds, arms):
         splits = SPLITS if arm.n == REFERENCE or i >= looked else (*SPLITS, "holdout")
         if _is_done(lab.ledger.experiment(arm.n), FIRST_SEED + i, splits):
             continue
@@ -87,8 +86,7 @@ def verify(lab: Lab, reference: Path | None, seeds: int, until: Until) -> None:
             _say_what_is_missing(lab, arms, seeds, "verification stops here")
             return
         # The champion's first weights stay: a model to hand on, whose own scores selected nothing.
-        lab.extra(arm, FIRST_SEED + i, PURPOSE, splits, keep=arm.n == champion.n and i == 0,
-                  part=f"verification, run {run} of {seeds * len(arms)}, seed {i + 1} of {seeds}")
+        lab.extra(arm, FIRST_SEED + i, PURPOSE, splits, keep=arm.n == champion.n and i == 0, part=part)
     _say_what_is_missing(lab, arms, seeds, "verification lacks runs")
 
 

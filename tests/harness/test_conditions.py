@@ -260,9 +260,11 @@ def test_a_cpu_hog_of_someone_else_is_outside_load() -> None:
         pytest.skip("a container with a share of all cores")
     busy = "import time; end = time.monotonic() + 3\nwhile time.monotonic() < end: pass"
     watch = ("import os, sys, time; from dataclasses import replace\n"
-             "from autoresearch.harness.conditions import Observer, unfair\n"
+             "from autoresearch.harness import conditions\n"
+             "from autoresearch.harness.conditions import Observer, lost, unfair\nconditions.ASK_EVERY = 1\n"
              "observer = Observer(os.getpid())\ntime.sleep(1.0)\nobserver.stop()\n"
-             "assert observer.so_far is not None\nseen = observer.conditions([], (1.0, 1.0))\n"
+             "assert lost(replace(observer.so_far, cores=2.0), 2.0), observer.so_far\n"
+             "seen = observer.conditions([], (1.0, 1.0))\n"
              "print(seen.outside_cores, unfair(replace(seen, cores=2.0, stopped_s=0.0)))")
     hogs = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(2)]  # not below the one that watches
     try:

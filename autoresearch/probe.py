@@ -39,16 +39,18 @@ class Plan:
 
 
 def probe(candidate: dict[str, bytes], recipe: Recipe, backend: str, prepared: Prepared, budget_s: float,
-          fresh: bool = False) -> Plan:
-    """Raises UserError where not even the smallest size can be trained. `fresh`: measure again, whatever is known."""
+          fresh: bool = False, patient: bool = False) -> Plan:
+    """Raises UserError where not even the smallest size can be trained. `fresh`: measure again, whatever is known.
+    `patient`: wait for the compiler, to know what it gains."""
     texts = {name: _tokenized(prepared.manifest, name) for name in prepared.tokenizers()}
     tokenizer = recipe.data.tokenizer if recipe.data.tokenizer in texts else _tokenizer(texts)
     base = recipe.replace({"data.tokenizer": tokenizer, "runtime.compile": False, "runtime.precision": "auto",
                            "batch.micro_rows": 0, "model.kv_heads": 0})
     place = _place(candidate, base, backend, texts[tokenizer].vocab, budget_s)
     found = None if fresh else _known(place)
-    if found is None:
-        found = Probing(candidate, base, backend, texts[tokenizer], budget_s).run()
+    if found is None or (patient and found.is_assumed):
+        probing = Probing(candidate, base, backend, texts[tokenizer], budget_s, patient)
+        found = probing.compiled(found) if found else probing.run()
         settle.keep(place, asdict(found))
     return _plan(base, recipe, texts, backend, budget_s, found)
 

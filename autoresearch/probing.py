@@ -1,4 +1,4 @@
-"""The measurements behind `ar probe`, in under a minute.
+"""The measurements behind `ar probe`, in under a minute, or in some more for who waits for a compiler.
 
     Found     what was measured
     Probing   one measurement of this machine, for one recipe and budget
@@ -34,7 +34,10 @@ OTHER_BATCHES = (1024, 8192)
 LEAST_STEPS = 3
 LIMIT_S, LADDER_S, EACH_S = 55.0, 24.0, 0.4  # at most; a short budget is not worth a long look
 COMPILE_PAYS_S = 20.0  # budgets from here on: a compiled step is faster, and the minute it takes is not on the clock
-COMPILE_GAIN = 1.4  # assumed where there is no time to measure it
+COMPILE_GAIN = 1.7  # assumed where there is no time to measure it: of five sizes, 1.5 to 2.2 (docs/log.md)
+PATIENCE_S = 300.0  # of a study, whose baseline needs what is compiled here: it takes no longer in all
+COMPILED_SIZES = 2  # at most: a measured gain may recommend another size, whose gain is another
+ASSUMED = "assumed"
 LESS_MEMORY, LEAST_MEMORY = 0.7, 1 << 26  # what is assumed to be there where less was than the device says
 
 
@@ -57,7 +60,15 @@ class Found:
 
     def costs(self) -> Costs:
         """Of compiled steps, where they are to be compiled."""
-        return Costs(tuple(self.cost_weights.values()), self.memory_factor).faster(self.gain)
+        return self.uncompiled().faster(self.gain)
+
+    def uncompiled(self) -> Costs:
+        return Costs(tuple(self.cost_weights.values()), self.memory_factor)
+
+    @property
+    def is_assumed(self) -> bool:
+        """The gain was not measured."""
+        return self.gain_how.startswith(ASSUMED)
 
     def held_out_error(self) -> float | None:
         """The largest relative error of the predicted seconds of runs that were held out."""
@@ -65,9 +76,12 @@ class Found:
 
 
 class Probing:
-    def __init__(self, candidate: dict[str, bytes], base: Recipe, backend: str, text: TokenizedText, budget_s: float):
+    """`patient`: waits for the compiler."""
+
+    def __init__(self, candidate: dict[str, bytes], base: Recipe, backend: str, text: TokenizedText, budget_s: float,
+                 patient: bool = False):
         self._candidate, self._base, self._backend = candidate, base, backend
-        self._text, self._vocab, self._budget_s = text, text.vocab, budget_s
+        self._text, self._vocab, self._budget_s, self._patient = text, text.vocab, budget_s, patient
         self._end = time.monotonic() + LIMIT_S
         self._runs: list[Measured] = []
         self._over = False  # the process that measures them has ended
@@ -86,17 +100,41 @@ class Probing:
         except TrialFailed as e:
             raise UserError(f"the probe could not train even the smallest model on {self._backend}: {e.reason}",
                             "Check the installation: ar train --steps 2") from None
-        before, self._base = self._base.runtime.precision, self._base.replace({"runtime.precision": settled.precision})
-        # The ladder was timed in `before`.
+        before = self._base.runtime.precision  # the ladder was timed in it
         fitted = fitted.faster(settled.speed_ratios[settled.precision] / settled.speed_ratios.get(before, 1.0))
-        compiled, gain, how = self._gain(device, fitted)
-        about = {"name": device.name, "memory_bytes": device.memory_bytes, "precisions": list(device.precisions)}
-        return Found(
-            device=about, ceiling_flops=ceilings, products_flops=settled.products_flops,
+        return self.compiled(Found(
+            device=asdict(device) | {"precisions": list(device.precisions)},
+            ceiling_flops=ceilings, products_flops=settled.products_flops,
             runs=[_described(m, self._predicted.get(i)) for i, m in enumerate(self._runs)],
             cost_weights=dict(zip(costs.TERMS, fitted.weights, strict=True)), memory_factor=fitted.memory_factor,
-            precision=settled.precision, verdicts=[asdict(v) for v in settled.verdicts], compiled=compiled, gain=gain,
-            gain_how=how, measured_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+            precision=settled.precision, verdicts=[asdict(v) for v in settled.verdicts], compiled=False, gain=1.0,
+            gain_how="", measured_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())))
+
+    def compiled(self, found: Found) -> Found:
+        """Whether to compile, how much faster that makes the recommended step, and how that is known."""
+        device, fitted = Device(**found.device), found.uncompiled()
+        if not self._compiles(device):
+            why = "the budget is too short for it to pay, or nothing here can compile"
+            return replace(found, gain_how=f"not compiled: {why}")
+        self._base = self._base.replace({"runtime.precision": found.precision})
+        if self._patient:
+            self._end = time.monotonic() + PATIENCE_S
+        gain, how, tried = COMPILE_GAIN, f"{ASSUMED}: it was not compiled within {self._left():.0f} s", None
+        for _ in range(COMPILED_SIZES):
+            chosen = self._recommended(fitted.faster(gain), device)
+            if chosen == tried:
+                break
+            try:
+                gain = fitted.step_s(chosen, self._vocab) / self._compiled_step_s(chosen)
+            except TrialFailed as e:
+                if e.status == "timeout":
+                    break
+                why = e.reason.strip().splitlines()[-1][:200]
+                return replace(found, compiled=False, gain=1.0, gain_how=f"not compiled, since it fails: {why}")
+            how, tried = "measured", chosen
+        if gain <= 1:
+            return replace(found, compiled=False, gain=1.0, gain_how="not compiled: that makes it slower")
+        return replace(found, compiled=True, gain=gain, gain_how=how)
 
     def _process(self, compiled: Path | None = None) -> Measuring:
         return Measuring(self._candidate, self._backend, compiled)
@@ -113,7 +151,7 @@ class Probing:
         for tokens in OTHER_BATCHES:
             self._more(process, device, end, (top.depth, top.width, tokens))
         fitted = costs.fit(self._runs)
-        best = self._recommended(fitted, device)
+        best = self._recommended(self._hoped(fitted, device), device)
         depth, width, tokens = best.model.depth, best.model.width, best.batch.tokens_per_step
         self._more(process, device, end, (depth, width, tokens))
         fitted = costs.fit(self._runs)
@@ -131,9 +169,8 @@ class Probing:
             late = bool(self._runs) and time.monotonic() > end
             if late or not self._measure(process, device, recipe):
                 break
-            hoped = costs.fit(self._runs).faster(COMPILE_GAIN if self._compiles(device) else 1.0)
-            rows = sizes.batches(self._base, depth, width, self._base.data.tokenizer, self._text, hoped,
-                                 self._budget_s, device.memory_bytes)
+            rows = sizes.batches(self._base, depth, width, self._base.data.tokenizer, self._text,
+                                 self._hoped(costs.fit(self._runs), device), self._budget_s, device.memory_bytes)
             scores.append(min((row.score for row in rows), default=math.inf))
             if scores[-1] > scores[-2]:
                 break
@@ -169,6 +206,10 @@ class Probing:
         recipe = sizes.sized(self._base, depth, width, tokens)
         return sizes.within_memory(recipe, self._vocab, sizes.MEMORY_SHARE * device.memory_bytes)
 
+    def _hoped(self, fitted: Costs, device: Device) -> Costs:
+        """Before it is known what compiling gains."""
+        return fitted.faster(COMPILE_GAIN) if self._compiles(device) else fitted
+
     def _recommended(self, fitted: Costs, device: Device) -> Recipe:
         tokenizer = self._base.data.tokenizer
         rows = sizes.table(self._base, {tokenizer: self._text}, fitted, self._budget_s, device.memory_bytes)
@@ -181,7 +222,7 @@ class Probing:
         """Tries the recommended model where nothing is lost if it fails, a smaller one where memory ran out; then
         settles its precision."""
         while True:
-            chosen = self._recommended(fitted, device)
+            chosen = self._recommended(self._hoped(fitted, device), device)
             try:
                 with self._process() as process:
                     process.begin(chosen, self._vocab, self._left())
@@ -195,22 +236,12 @@ class Probing:
         compiler = self._backend != "cpu" or machine.cxx() is not None
         return device.compiles and compiler and self._budget_s >= COMPILE_PAYS_S
 
-    def _gain(self, device: Device, fitted: Costs) -> tuple[bool, float, str]:
-        """Whether to compile, how much faster that makes the recommended step, and how that is known."""
-        if not self._compiles(device):
-            return False, 1.0, "not compiled: the budget is too short for it to pay, or nothing here can compile"
-        chosen, left_s = self._recommended(fitted, device), self._left()
+    def _compiled_step_s(self, recipe: Recipe) -> float:
+        """What it compiles, trials of the same code find."""
         kept = paths.cache() / "compiled" / assemble.code_digest(self._candidate)
-        try:
-            with self._process(kept) as process:
-                process.begin(chosen.replace({"runtime.compile": True}), self._vocab, self._left())
-                step_s = statistics.median(process.time(EACH_S, self._left()).step_s)
-        except TrialFailed as e:
-            if e.status != "timeout":
-                return False, 1.0, f"not compiled, since it fails: {e.reason.strip().splitlines()[-1][:200]}"
-            return True, COMPILE_GAIN, f"assumed: it was not compiled within {left_s:.0f} s"
-        gain = fitted.step_s(chosen, self._vocab) / step_s
-        return (True, gain, "measured") if gain > 1 else (False, 1.0, "not compiled: that makes it slower")
+        with self._process(kept) as process:
+            process.begin(recipe.replace({"runtime.compile": True}), self._vocab, self._left())
+            return statistics.median(process.time(EACH_S, self._left()).step_s)
 
 
 def _first(device: Device, ceilings: dict[str, float]) -> str:

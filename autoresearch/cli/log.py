@@ -60,9 +60,9 @@ def command(n: int | None, tag: str | None, as_json: bool, optuna_file: Path | N
             for attempt in attempts:
                 click.echo(json.dumps(record(attempt) | (details(attempt, study) if n is not None else {})))
         elif n is not None:
-            click.echo(one(attempts[0], study))
+            click.echo(one(story, attempts[0], study))
         else:
-            click.echo(table(story, attempts, study.owner() is not None))
+            click.echo(table(story, attempts))
 
 
 def record(a: Attempt) -> dict[str, Any]:
@@ -88,20 +88,20 @@ def details(a: Attempt, study: Study) -> dict[str, Any]:
         for p in (t.curve if t else ())]}
 
 
-def table(story: Story, attempts: list[Attempt], is_running: bool = True) -> str:
+def table(story: Story, attempts: list[Attempt]) -> str:
     from autoresearch.cli.style import VERDICT_COLOURS, fit, style, width
 
     columns = width()
     heading = f"{'n':>4}  {'verdict':<11}  {'val_bpb':>7}  {'delta':>8}  {'steps':>7}  {'tok/s':>8}  {'memory':>8}  "
     lines = [style(fit(heading + "hypothesis", columns), bold=True)]
     for a in attempts:
-        facts, hypothesis = _row(a, story, "under way" if is_running else "undecided")
+        facts, hypothesis = _row(a, story)
         room = None if columns is None else max(0, columns - len(facts))
         line = fit(facts, columns) if room == 0 else facts + fit(hypothesis, room)
         lines.append(style(line.rstrip(), VERDICT_COLOURS.get(a.verdict) if a.n else None))
     if not attempts:
         lines.append("(none yet)")
-    if not is_running and any(not a.verdict for a in attempts if a.n):
+    if not story.is_running and any(not a.verdict for a in attempts if a.n):
         lines.append(left_undecided(story.tag))
     return "\n".join(lines)
 
@@ -111,14 +111,15 @@ def left_undecided(tag: str) -> str:
     return f"undecided: stopped before it was; `ar loop --tag {tag}` goes on with it from its last whole trial"
 
 
-def one(a: Attempt, study: Study) -> str:
+def one(story: Story, a: Attempt, study: Study) -> str:
     """One experiment in full."""
     from autoresearch.cli.style import VERDICT_COLOURS, style
     from autoresearch.harness.text import clean
     from autoresearch.report import words
+    from autoresearch.report.story import UNDER_WAY
 
     e = a.experiment
-    verdict = e.verdict or (f"under way ({e.state})" if study.owner() is not None else left_undecided(study.tag))
+    verdict = e.verdict or (f"{UNDER_WAY} ({e.state})" if story.is_running else left_undecided(story.tag))
     parts = [style(f"#{a.n} {words.one_line(e.hypothesis)}", bold=True),
              f"{'verdict':<12}{style(verdict, VERDICT_COLOURS.get(e.verdict), bold=True)}"
              + (f": {words.one_line(e.reason, 2000)}" if e.reason else "")]
@@ -206,7 +207,7 @@ def _diff_lines(a: Attempt, study: Study) -> list[str]:
     return lines or ["(no change to the files)"]
 
 
-def _row(a: Attempt, story: Story, without: str) -> tuple[str, str]:
+def _row(a: Attempt, story: Story) -> tuple[str, str]:
     from autoresearch.report import words
 
     t = a.trial
@@ -216,8 +217,7 @@ def _row(a: Attempt, story: Story, without: str) -> tuple[str, str]:
     speed = f"{a.tokens_per_s:,.0f}" if a.tokens_per_s else ""
     memory = words.gib(t.peak_memory_bytes) if t and t.peak_memory_bytes else ""
     mark = "*" if story.champion and a.n == story.champion.n else " "
-    verdict = ("baseline" if a.n == 0 else a.verdict or without) + mark
-    return (f"{a.n:>4}  {verdict:<11}  {bpb:>7}  {delta:>8}  {steps:>7}  {speed:>8}  {memory:>8}  ",
+    return (f"{a.n:>4}  {story.standing(a) + mark:<11}  {bpb:>7}  {delta:>8}  {steps:>7}  {speed:>8}  {memory:>8}  ",
             words.one_line(a.experiment.hypothesis))
 
 

@@ -159,9 +159,12 @@ def settled(files: dict[str, bytes], backend: str, recipe: Recipe, vocab: int) -
     return recipe.replace({"runtime.precision": found.precision})
 
 
-def sized(prepared: Prepared, backend: str, budget_s: float, recipe: Recipe | None = None, fresh: bool = False) -> Plan:
-    """The probe's plan for the candidate in the clone, with its own recipe where none is given."""
+def sized(prepared: Prepared, backend: str, budget_s: float, recipe: Recipe | None = None, fresh: bool = False,
+          patient: bool = False) -> Plan:
+    """The probe's plan for the candidate in the clone, with its own recipe where none is given. `patient`: once the
+    compiler has ended, however long it takes."""
     folder = paths.clone() / paths.CANDIDATE
-    click.echo("measuring this machine (less than a minute; nothing where it was measured before)", err=True)
+    takes = "a minute, and what compiling takes" if patient else "less than a minute"
+    click.echo(f"measuring this machine ({takes}; nothing where it was measured before)", err=True)
     recipe = recipe or current_recipe(folder / "recipe.toml")
-    return probe(candidate_files(folder), recipe, backend, prepared, budget_s, fresh)
+    return probe(candidate_files(folder), recipe, backend, prepared, budget_s, fresh, patient)

@@ -105,7 +105,7 @@ def loop_of(lab: Lab, researcher: Researcher, until: Until, ratchet: str | None 
 
 def planned(found: Prepared, backend: str, budget_s: float, start: str | None) -> dict[str, Any]:
     """The probe's plan for a new study, and how much of the text its trials see."""
-    plan = sized(found, backend, budget_s, parse(start) if start else None).to_json(with_table=False)
+    plan = sized(found, backend, budget_s, parse(start) if start else None, patient=True).to_json(with_table=False)
     return {"device": plan["device"] | {"backend": plan["backend"]}, "shards": shards_for(found, plan), "plan": plan}
 
 

@@ -15,7 +15,7 @@ from autoresearch.report.page import lead, learning, turned
 from autoresearch.report.picture import headline
 from autoresearch.report.progress import progress
 from autoresearch.report.samples import stored
-from autoresearch.report.story import Attempt, tell
+from autoresearch.report.story import UNDECIDED, UNDER_WAY, Attempt, Story, tell
 from autoresearch.report.templates import render
 from autoresearch.research.events import FILE, Follower
 from autoresearch.research.now import Now, columns
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from autoresearch.dashboard.server import Dashboard
 
 DIFF_LINES = 2000
-FILTERS = ("all", *VERDICTS, "under way")
+FILTERS = ("all", *VERDICTS, UNDER_WAY, UNDECIDED)
 
 
 def find(server: Dashboard, study: Study, path: str, query: dict[str, str]) -> str | None:
@@ -70,8 +70,8 @@ def overview(study: Study, query: dict[str, str]) -> dict[str, Any]:
         if shown else []
     wanted, text = query.get("verdict", "all"), query.get("q", "").strip()
     return {"story": story, "headline": headline(story), "lead": lead(story), "shown": shown, "filters": FILTERS,
-            "picture": drawn, "attempts": [a for a in attempts if _matches(a, wanted, text)], "of": len(attempts),
-            "wanted": wanted, "q": text}
+            "picture": drawn, "of": len(attempts), "wanted": wanted, "q": text,
+            "attempts": [a for a in attempts if _matches(story, a, wanted, text)]}
 
 
 def experiment(study: Study, n: int) -> dict[str, Any]:
@@ -85,8 +85,9 @@ def experiment(study: Study, n: int) -> dict[str, Any]:
         changed, unseen = "", e.message
     running = next((t for t in a.experiment.trials if t.status == "running"), None)
     log = tail(study.trials / str(running.id) / "log.txt") if running else a.trial.log_tail if a.trial else ""
-    return {"a": a, "e": a.experiment, "t": a.trial, "turned": turned(a, study.workspace), "pairs": paired(a, study),
-            "learning": learning(a, incumbent), "diff": _lines(changed), "unseen": unseen, "log": log,
+    return {"story": story, "a": a, "e": a.experiment, "t": a.trial,
+            "turned": turned(a, study.workspace), "pairs": paired(a, study), "learning": learning(a, incumbent),
+            "diff": _lines(changed), "unseen": unseen, "log": log,
             "samples": [s for s in stored(study) if s.n == n],
             "before": n - 1 if n - 1 in attempts else None, "after": n + 1 if n + 1 in attempts else None}
 
@@ -109,10 +110,9 @@ def _now(study: Study) -> Now:
     return now
 
 
-def _matches(a: Attempt, wanted: str, text: str) -> bool:
-    verdict = "baseline" if a.n == 0 else a.verdict or "under way"
+def _matches(story: Story, a: Attempt, wanted: str, text: str) -> bool:
     searched = f"#{a.n} {a.experiment.hypothesis} {' '.join(a.experiment.changes)} {a.experiment.reason}".lower()
-    return wanted in ("all", verdict) and text.lower() in searched
+    return wanted in ("all", story.standing(a)) and text.lower() in searched
 
 
 def _lines(text: str) -> list[tuple[str, str]]:

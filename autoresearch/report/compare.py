@@ -53,7 +53,8 @@ def studies(a: Story, b: Story) -> Comparison:
 def experiments(a: Story, m: Attempt, b: Story, n: Attempt) -> Comparison:
     unlike = [] if a.tag == b.tag else differing(a.facts, b.facts)
     names = (str(m.n), str(n.n)) if a.tag == b.tag else (f"{a.tag}:{m.n}", f"{b.tag}:{n.n}")
-    return Comparison(_experiment(names[0], m), _experiment(names[1], n), unlike, None if unlike else _on_val(m, n))
+    sides = _experiment(names[0], a, m), _experiment(names[1], b, n)
+    return Comparison(*sides, unlike, None if unlike else _on_val(m, n))
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
@@ -87,10 +88,10 @@ def _study(story: Story) -> Side:
                 story.summary.sentence if story.summary else "Not verified yet.")
 
 
-def _experiment(name: str, a: Attempt) -> Side:
+def _experiment(name: str, story: Story, a: Attempt) -> Side:
     e, t = a.experiment, a.trial
     facts = {"hypothesis": words.one_line(e.hypothesis), "proposed by": words.one_line(e.researcher),
-             "verdict": e.verdict or "under way", "val, screening seed": _score(a.bpb), "val, mean of seeds": _mean(e),
+             "verdict": story.standing(a), "val, screening seed": _score(a.bpb), "val, mean of seeds": _mean(e),
              "against its incumbent": words.signed(None if a.gain_bpb is None else -a.gain_bpb),
              "steps": f"{t.steps:,}" if t and t.steps else "",
              "tokens a second": f"{a.tokens_per_s:,.0f}" if a.tokens_per_s else "",

@@ -21,6 +21,8 @@ from autoresearch.research.account import Entry
 from autoresearch.research.study import Study
 from autoresearch.research.verify import LOOKS, PURPOSE, Summary, summarise
 
+UNDER_WAY, UNDECIDED = "under way", "undecided"  # of an idea without a verdict; the second where nothing runs
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -55,6 +57,7 @@ class Attempt:
 class Story:
     tag: str
     facts: dict[str, Any]
+    is_running: bool  # some process works on it
     baseline: Attempt | None  # None until it is scored
     champion: Attempt | None
     ideas: list[Attempt]  # by number, those under way included
@@ -64,6 +67,10 @@ class Story:
     holdout_evals: int  # of these, those that were no verification's
     experiments: list[Experiment]
     spending: list[Entry]  # on asking language models
+
+    def standing(self, a: Attempt) -> str:
+        """Its verdict in a word, or what it waits for."""
+        return "baseline" if a.n == BASELINE else a.verdict or (UNDER_WAY if self.is_running else UNDECIDED)
 
     @property
     def attempts(self) -> list[Attempt]:
@@ -134,7 +141,8 @@ def tell(study: Study) -> Story:
         return Attempt(e, _trial(e, seed), _gain(e, pairs), by_sha.get(e.parent) if e.n > BASELINE else None, pairs)
 
     return Story(
-        tag=study.tag, facts=ledger.facts(), baseline=attempt(baseline) if baseline and screened else None,
+        tag=study.tag, facts=ledger.facts(), is_running=study.owner() is not None,
+        baseline=attempt(baseline) if baseline and screened else None,
         champion=attempt(incumbent) if incumbent else None,
         ideas=[attempt(e) for e in experiments if e.n > BASELINE],
         summary=summarise(experiments, ledger.fact(LOOKS, [])), confirm_reads=ledger.reads("confirm"),

@@ -19,6 +19,7 @@ import math
 import numbers
 import os
 import sqlite3
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -263,7 +264,7 @@ class Ledger:
         found = []
         for row in experiments:
             fields = dict(zip(_names(_EXPERIMENT_COLUMNS), row, strict=True))
-            fields |= {k: json.loads(fields[k]) for k in ("changes", "recipe")}
+            fields |= {k: _object(fields[k]) for k in ("changes", "recipe")}
             found.append(Experiment(**fields, trials=tuple(trials.get(fields["n"], ()))))
         return found
 
@@ -287,7 +288,7 @@ def _trials(db: sqlite3.Connection, where: str, args: tuple[Any, ...]) -> dict[i
     trials: dict[int, list[Trial]] = {}
     for row in db.execute(f"SELECT {_TRIAL_COLUMNS} FROM trials WHERE {inside} ORDER BY id", args):
         fields = dict(zip(_names(_TRIAL_COLUMNS), row, strict=True))
-        fields |= {"facts": json.loads(fields["facts"]), "curve": Curve(fields["curve"])}
+        fields |= {"facts": _object(fields["facts"]), "curve": Curve(fields["curve"])}
         trials.setdefault(fields["experiment"], []).append(
             Trial(**fields, scores=tuple(scores.get(fields["id"], ()))))
     return trials
@@ -313,6 +314,11 @@ def _finite(name: str, value: float) -> float:
 
 def _point(p: Point) -> list[Any]:
     return [p.step, p.elapsed_s, p.train_nats, p.dev_bpb]
+
+
+def _object(text: str) -> Any:
+    """A JSON object. Its keys are those of thousands of others, and held once."""
+    return json.loads(text, object_pairs_hook=lambda pairs: {sys.intern(key): value for key, value in pairs})
 
 
 def _json(value: Any) -> str:

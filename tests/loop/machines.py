@@ -25,8 +25,9 @@ class Machine(contextlib.AbstractContextManager["Machine"]):
     idle_bytes, start_s = 1 << 20, 0.5
 
     def __init__(self, device: Device, speed: Costs = SPEED, faithful: Faithful = GOOD, compiled: float = 2.0,
-                 really_bytes: int | None = None, products: float = 3.0):
-        self.device, self.speed, self.faithful, self.compiled = device, speed, faithful, compiled
+                 really_bytes: int | None = None, products: float = 3.0, compiling_s: float = 0.0):
+        self.device, self.speed, self.faithful = device, speed, faithful
+        self.compiled, self.compiling_s = compiled, compiling_s
         self.really_bytes = device.memory_bytes if really_bytes is None else really_bytes
         self.products = products  # FLOP/s of low precision over float32's
         self.begun: list[Recipe] = []
@@ -45,7 +46,7 @@ class Machine(contextlib.AbstractContextManager["Machine"]):
         self.begun.append(recipe)
         if needs > self.really_bytes:
             raise TrialFailed("crash", "out of memory: a test's machine is full")
-        if self.compiled == 0.0 and recipe.runtime.compile:
+        if recipe.runtime.compile and self.compiling_s > timeout_s:
             raise TrialFailed("timeout", "no answer within a test's patience")
         self._recipe, self._vocab, self._peak = recipe, vocab, max(self._peak, needs)
         return 1.0

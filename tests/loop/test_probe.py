@@ -34,7 +34,8 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def planned(monkeypatch: pytest.MonkeyPatch, text: Prepared, machine: Machine, budget_s: float = 300.0,
-            backend: str = "cuda", fresh: bool = False, times: int = 10**6, **changes: Any) -> tuple[Plan, Recipe]:
+            backend: str = "cuda", fresh: bool = False, patient: bool = False, times: int = 10**6,
+            **changes: Any) -> tuple[Plan, Recipe]:
     """`times`: how many times as long the text is said to be."""
     monkeypatch.setattr(probing, "Measuring", machine)
     monkeypatch.setattr(settle, "Measuring", machine)
@@ -42,7 +43,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, text: Prepared, machine: Machine, b
     splits = text.manifest.splits | {"train": replace(train, bytes=times * train.bytes)}
     text = replace(text, manifest=replace(text.manifest, splits=splits))
     base = tiny_recipe(**({"model__seq_len": 256, "batch__tokens_per_step": 256} | changes))
-    plan = probe.probe(honest(), base, backend, text, budget_s, fresh)
+    plan = probe.probe(honest(), base, backend, text, budget_s, fresh, patient)
     return plan, base.replace(plan.changes)
 
 
@@ -202,8 +203,22 @@ def test_a_card_before_triton_is_not_told_to_compile(text: Prepared, monkeypatch
 
 
 def test_a_gain_that_could_not_be_measured_is_called_assumed(text: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, recipe = planned(monkeypatch, text, Machine(SERVER, compiled=0.0))
+    plan, recipe = planned(monkeypatch, text, Machine(SERVER, compiling_s=100))
     assert recipe.runtime.compile and plan.found.gain == probing.COMPILE_GAIN and "assumed" in plan.why
+
+
+def test_a_study_waits_for_the_compiler(text: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was assumed in a minute before is measured then, and nothing else is again."""
+    machine = Machine(SERVER, compiled=2.5, compiling_s=100)
+    quick, _ = planned(monkeypatch, text, machine)
+    starts = machine.starts
+    plan, _ = planned(monkeypatch, text, machine, patient=True)
+    assert plan.found.gain == pytest.approx(2.5, rel=0.05) and "(measured)" in plan.why
+    assert plan.found.runs == quick.found.runs and 0 < machine.starts - starts <= probing.COMPILED_SIZES
+    assert plan.chosen.params >= quick.chosen.params and plan.chosen.steps > 0
+    starts = machine.starts
+    assert planned(monkeypatch, text, machine)[0] == plan and machine.starts == starts, "a quick look knows it then"
+    assert planned(monkeypatch, text, Machine(SERVER, compiling_s=1000), 60, patient=True)[0].found.is_assumed
 
 
 # What was measured before

@@ -49,7 +49,7 @@ class Costs:
 def counts(recipe: Recipe, vocab: int) -> tuple[float, ...]:
     spec, tokens = GPTSpec.of(recipe, vocab), recipe.batch.tokens_per_step
     passes = recipe.rows_per_step // recipe.micro_rows
-    per_token = spec.depth * (14 * spec.width + 4 * spec.kv_width + 2 * spec.mlp_matrices * spec.mlp_width) + 4 * vocab
+    per_token = spec.depth * spec.block_activations() + 4 * vocab
     return (passes * (spec.depth + 1.0), tokens * spec.flops_per_token() + update_flops(recipe, spec),
             float(tokens * per_token), float(spec.params()))
 

@@ -10,7 +10,7 @@ from autoresearch import paths, scratch
 from autoresearch.data import corpus, yardstick
 from autoresearch.data.prepared import Prepared
 from autoresearch.errors import UserError
-from autoresearch.harness import assemble
+from autoresearch.harness import assemble, caches
 from autoresearch.harness.runner import Runner
 from autoresearch.harness.scorer import save_rows
 from autoresearch.harness.supervise import TrialFailed
@@ -36,7 +36,7 @@ def evaluate(model: Model, prepared: Prepared, backend: str, split: str, rows: i
     if own_rows is None and split in COUNTED and model.study and model.trial_id:
         with Study.open(paths.clone(), model.study) as study:
             study.ledger.read(split, model.trial_id)
-    runner = Runner(prepared, backend, paths.cache() / "compiled")
+    runner = Runner(prepared, backend, caches.home())
     with scratch.folder() as folder:
         if own_rows is not None:
             save_rows(folder / "rows.npz", own_rows)

@@ -20,6 +20,7 @@ from autoresearch.errors import UsageError, UserError
 from autoresearch.harness import checkpoint
 from autoresearch.harness.checkpoint import Record
 from autoresearch.records import BASELINE, Experiment, Trial
+from autoresearch.report import words
 from autoresearch.research.study import Study
 from backends.recipe import Recipe, RecipeError
 
@@ -125,7 +126,8 @@ def weights_of(study: Study, experiment: Experiment) -> Trial:
         raise UserError(f"experiment {experiment.n} has no weights: those of ideas that were not kept are deleted",
                         "Name one that was kept; `ar log` lists them.")
     raise UserError(f"the weights of experiment {experiment.n} are gone from {study.trials}",
-                    f"Train it again: git worktree add /tmp/again {experiment.sha[:12]} && cd /tmp/again && ar train")
+                    f"Train it again: git worktree add /tmp/again {experiment.sha[:12]} && cd /tmp/again && "
+                    f"{words.train(study.ledger.facts())}")
 
 
 def weights_path(study: Study, trial: Trial) -> Path:

@@ -17,12 +17,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autoresearch import costs, machine, paths, settle, sizes
+from autoresearch import costs, machine, settle, sizes
 from autoresearch.costs import Costs, Measured
 from autoresearch.errors import UserError
-from autoresearch.harness import assemble
+from autoresearch.harness import caches
 from autoresearch.harness.measuring import Measuring
 from autoresearch.harness.supervise import TrialFailed
+from autoresearch.records import MEMORY
 from autoresearch.settle import Settled
 from autoresearch.sizes import TokenizedText
 from backends.base import Device
@@ -33,6 +34,7 @@ MEASURED_TOKENS = 4096
 OTHER_BATCHES = (1024, 8192)
 LEAST_STEPS = 3
 LIMIT_S, LADDER_S, EACH_S = 55.0, 24.0, 0.4  # at most; a short budget is not worth a long look
+SETTLE_S = 20.0  # for the proposed model all the same
 COMPILE_PAYS_S = 20.0  # budgets from here on: a compiled step is faster, and the minute it takes is not on the clock
 COMPILE_GAIN = 1.7  # assumed where there is no time to measure it: of five sizes, 1.5 to 2.2 (docs/log.md)
 PATIENCE_S = 300.0  # of a study, whose baseline needs what is compiled here: it takes no longer in all
@@ -82,7 +84,7 @@ class Probing:
                  patient: bool = False):
         self._candidate, self._base, self._backend = candidate, base, backend
         self._text, self._vocab, self._budget_s, self._patient = text, text.vocab, budget_s, patient
-        self._end = time.monotonic() + LIMIT_S
+        self._end = math.inf
         self._runs: list[Measured] = []
         self._over = False  # the process that measures them has ended
         self._predicted: dict[int, float] = {}  # seconds of the runs that were held out, by their place
@@ -91,6 +93,7 @@ class Probing:
         """Raises UserError where not even the smallest size can be trained."""
         try:
             with self._process() as process:
+                self._end = time.monotonic() + LIMIT_S  # a framework that starts slowly is not the machine's speed
                 device = process.device
                 ceilings = {p: process.ceiling(p, EACH_S, self._left())[0] for p in device.precisions}
                 self._base = self._base.replace({"runtime.precision": _first(device, ceilings)})
@@ -98,7 +101,9 @@ class Probing:
                 fitted = self._ladder(process, device)
             device, settled = self._settle(device, fitted)
         except TrialFailed as e:
-            raise UserError(f"the probe could not train even the smallest model on {self._backend}: {e.reason}",
+            tried = self._runs[-1].recipe.model if self._runs else None
+            what = f"a model beyond depth {tried.depth}, width {tried.width}" if tried else "even the smallest model"
+            raise UserError(f"the probe could not train {what} on {self._backend}: {e.reason}",
                             "Check the installation: ar train --steps 2") from None
         before = self._base.runtime.precision  # the ladder was timed in it
         fitted = fitted.faster(settled.speed_ratios[settled.precision] / settled.speed_ratios.get(before, 1.0))
@@ -166,8 +171,7 @@ class Probing:
         scores = [math.inf]
         for depth, width in LADDER:
             recipe = self._sized(device, depth, width, MEASURED_TOKENS)
-            late = bool(self._runs) and time.monotonic() > end
-            if late or not self._measure(process, device, recipe):
+            if (self._runs and not self._in_time(recipe, end)) or not self._measure(process, device, recipe):
                 break
             rows = sizes.batches(self._base, depth, width, self._base.data.tokenizer, self._text,
                                  self._hoped(costs.fit(self._runs), device), self._budget_s, device.memory_bytes)
@@ -180,8 +184,11 @@ class Probing:
         """Measures one more shape, where that is new and can be done in the time that is left."""
         recipe = self._sized(device, *shape)
         known = any(m.recipe == recipe for m in self._runs)
+        return not known and self._in_time(recipe, end) and self._measure(process, device, recipe)
+
+    def _in_time(self, recipe: Recipe, end: float) -> bool:
         takes_s = (2 + LEAST_STEPS) * costs.fit(self._runs).step_s(recipe, self._vocab)
-        return not known and time.monotonic() + takes_s < end and self._measure(process, device, recipe)
+        return time.monotonic() + takes_s < end
 
     def _measure(self, process: Measuring, device: Device, recipe: Recipe) -> bool:
         """False where it does not fit, or failed, which ends the process; for the very first run that is raised."""
@@ -220,15 +227,18 @@ class Probing:
 
     def _settle(self, device: Device, fitted: Costs) -> tuple[Device, Settled]:
         """Tries the recommended model where nothing is lost if it fails, a smaller one where memory ran out; then
-        settles its precision."""
+        settles its precision: float32 where there is no time to compare."""
         while True:
             chosen = self._recommended(self._hoped(fitted, device), device)
             try:
                 with self._process() as process:
-                    process.begin(chosen, self._vocab, self._left())
-                    return device, settle.compare(process, chosen, self._vocab, self._compiles(device), self._left())
+                    left_s = max(SETTLE_S, self._left())
+                    process.begin(chosen, self._vocab, left_s)
+                    return device, settle.compare(process, chosen, self._vocab, self._compiles(device), left_s)
             except TrialFailed as e:
-                if "out of memory" not in e.reason or device.memory_bytes < LEAST_MEMORY:
+                if e.status == "timeout":
+                    return device, Settled("float32", (), {"float32": 0.0}, {"float32": 1.0})
+                if e.cause != MEMORY or device.memory_bytes < LEAST_MEMORY:
                     raise
             device = replace(device, memory_bytes=int(LESS_MEMORY * device.memory_bytes))
 
@@ -238,8 +248,7 @@ class Probing:
 
     def _compiled_step_s(self, recipe: Recipe) -> float:
         """What it compiles, trials of the same code find."""
-        kept = paths.cache() / "compiled" / assemble.code_digest(self._candidate)
-        with self._process(kept) as process:
+        with self._process(caches.of(self._candidate)) as process:
             process.begin(recipe.replace({"runtime.compile": True}), self._vocab, self._left())
             return statistics.median(process.time(EACH_S, self._left()).step_s)
 

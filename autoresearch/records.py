@@ -174,9 +174,9 @@ class Experiment:
                 and (b := t.bpb(split)) is not None}
 
     def bpb(self) -> float | None:
-        """Mean val_bpb over its screening trials; several only for the baseline."""
-        scores = [b for t in self.screens() if (b := t.bpb()) is not None]
-        return sum(scores) / len(scores) if scores else None
+        """val_bpb on the seed that ideas are screened on: the one score that every other experiment has too."""
+        screens = self.screens()
+        return next((t.bpb() for t in reversed(screens) if t.seed == screens[0].seed), None)
 
 
 def last_kept(experiments: Iterable[Experiment]) -> Experiment | None:

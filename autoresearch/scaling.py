@@ -4,12 +4,12 @@
     LAW     those of `python -m benchmarks.learning fit`
 
     score   E + A N^-alpha + K D^-beta                 a larger model, more text              (arXiv 2203.15556)
-              + kappa log2(B / (b D^1/2))^2            a step of another size than the best   (arXiv 2401.02954)
+              + kappa log2(B / (b d^1/2))^2            a step of another size than the best   (arXiv 2401.02954)
               + C max(0, D/U - 1)^p (N/U)^q            text that is read again and again      (arXiv 2305.16264)
 
-N: millions of weights that take part in matrix products. D: megabytes of text trained on. B: bytes of text in a step.
-U: megabytes of text there are. Scores are bits per byte of validation text. E is the text's own, and nothing here knows
-it: for another text only differences between scores mean something.
+N: millions of weights that take part in matrix products. D: megabytes of text trained on; d: the same in bytes.
+B: bytes of text in a step. U: megabytes of text there are. Scores are bits per byte of validation text. E is the text's
+own, and nothing here knows it: for another text only differences between scores mean something.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Temporary folders for work outside a study, which do not pile up: whoever makes one removes those of the dead."""
+"""Folders that are thrown away. Those for work outside a study do not pile up: whoever makes one removes those of the
+dead."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +19,20 @@ def folder() -> Iterator[Path]:
     """An empty folder, gone afterwards; after a kill, when the next one is made."""
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}[0-9]*-*"):
         if not _lives(left.name.split("-")[1]):
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as name:
-        yield Path(name)
+            remove(left)
+    made = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+    try:
+        yield made
+    finally:
+        remove(made)
+
+
+def remove(folder: Path) -> None:
+    """As far as it can be. A candidate may have nested folders deeper than Python can follow them."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:
+        subprocess.run(["rm", "-rf", "--", folder], stderr=subprocess.DEVNULL)
 
 
 def _lives(pid: str) -> bool:

@@ -32,7 +32,7 @@ SIZE = {"model.depth": 2, "model.width": 128, "model.head_dim": 64, "model.kv_he
 class Settled:
     precision: str
     verdicts: tuple[Verdict, ...]
-    products_flops: dict[str, float]  # of the model's matrix products together, by precision
+    products_flops: dict[str, float]  # of the model's matrix products together, by precision; 0: not measured
     speed_ratios: dict[str, float]  # a float32 step's seconds over those in each precision that was compared
 
     @classmethod
@@ -48,7 +48,10 @@ def compare(process: Measuring, recipe: Recipe, vocab: int, compiles: bool, time
     for low in (p for p in process.device.precisions if p != "float32"):
         try:
             products[low] = products_flops(process, low, recipe, vocab, timeout_s)
-            gain = products[low] / max(1.0, products["float32"])
+            if not (products[low] and products["float32"]):
+                verdicts.append(Verdict(low, False, f"{low}: how fast its products are was not measured"))
+                continue
+            gain = products[low] / products["float32"]
             if gain < WORTH_COMPARING:
                 verdicts.append(Verdict(low, False, f"{low}: its products are slower than float32's here"))
                 continue
@@ -63,14 +66,14 @@ def compare(process: Measuring, recipe: Recipe, vocab: int, compiles: bool, time
 
 
 def products_flops(process: Measuring, name: str, recipe: Recipe, vocab: int, timeout_s: float) -> float:
-    """FLOP/s of a forward pass's matrix products, one after the other."""
+    """FLOP/s of a forward pass's matrix products, one after the other. 0 where one was not measured."""
     spec, rows = GPTSpec.of(recipe, vocab), recipe.micro_rows * recipe.model.seq_len
     C, M, L = spec.width, spec.mlp_width, spec.depth
     shapes = ((rows, C, C), (rows, C, M), (rows, M, C), (rows, C, vocab))
     times = (4 * L, (spec.mlp_matrices - 1) * L, L, 1)
     flops = [2.0 * m * k * n * t for (m, k, n), t in zip(shapes, times, strict=True)]
     rates = process.ceiling(name, EACH_S, timeout_s, shapes)
-    return sum(flops) / sum(f / max(1.0, rate) for f, rate in zip(flops, rates, strict=True))
+    return sum(flops) / sum(f / rate for f, rate in zip(flops, rates, strict=True)) if all(rates) else 0.0
 
 
 def settled(candidate: dict[str, bytes], backend: str, recipe: Recipe, vocab: int) -> Settled:
@@ -82,7 +85,8 @@ def settled(candidate: dict[str, bytes], backend: str, recipe: Recipe, vocab: in
     except (OSError, ValueError, TypeError, KeyError):
         with Measuring(candidate, backend) as process:
             found = compare(process, recipe, vocab, may_compile(recipe, process.device))
-        keep(place, asdict(found))
+        if all(found.products_flops.values()):
+            keep(place, asdict(found))
         return found
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,9 +86,21 @@ def resolve_precision(requested: str, device: Device) -> str:
     return requested
 
 
+def fastest_s(work: Callable[[], object], seconds: float) -> float:
+    """What the fastest call takes: of those that begin within `seconds`, one at least. A call before them, which may
+    load or compile what they need, does not count."""
+    work()
+    best, end = math.inf, time.perf_counter() + seconds
+    while best == math.inf or time.perf_counter() < end:
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
 def micro_batches(recipe: Recipe, tokens_BT1: np.ndarray, parts: int = 1) -> np.ndarray:
     """(B, T+1) -> (micro-batches, rows, T / parts + 1): each row cut in `parts`, and micro_rows whole rows at a time;
-    one micro-batch where B is not the recipe's."""
+    one micro-batch where micro_rows does not divide B."""
     rows = recipe.micro_rows if len(tokens_BT1) % recipe.micro_rows == 0 else len(tokens_BT1)
     if parts > 1:
         T = (tokens_BT1.shape[1] - 1) // parts

@@ -1,9 +1,11 @@
-"""MLX on Apple Silicon, or on a Linux processor, where it is the witness that keeps the torch code honest."""
+"""MLX on Apple Silicon, or on a Linux processor, where it is the witness that keeps the torch code honest.
+
+Axes: A micro-batches whose gradients are accumulated, B rows, T tokens, V vocabulary, N numbers of a schedule.
+"""
 
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from backends import host
-from backends.base import Backend, Device, micro_batches, resolve_precision
+from backends.base import Backend, Device, fastest_s, micro_batches, resolve_precision
 from backends.gpt import mlx_model, mlx_optim, params, schedule
 from backends.recipe import Optim, Recipe
 from backends.spec import GPTSpec
@@ -85,10 +87,15 @@ class MLXBackend(Backend):
         def objective(w: Arrays, tokens: mx.array) -> mx.array:
             return mlx_model.loss(cast(w, state.dtype), tokens, state.spec)
 
-        batches = _tokens(micro_batches(state.recipe, tokens_BT1))
-        found = [mx.value_and_grad(objective)(state.weights, tokens) for tokens in batches]
-        grads = {k: np.array(sum(g[k] for _, g in found) / len(found)) for k in state.weights}
-        return sum(float(loss) for loss, _ in found) / len(found), grads
+        tokens_ABT1 = _tokens(micro_batches(state.recipe, tokens_BT1))
+        nats, grads = 0.0, {k: mx.zeros_like(w) for k, w in state.weights.items()}
+        for tokens in tokens_ABT1:
+            loss, more = mx.value_and_grad(objective)(state.weights, tokens)
+            grads = {k: g + grads[k] for k, g in more.items()}
+            mx.eval(loss, grads)  # now: one lazy graph of all would keep the activations of all
+            nats += float(loss)
+        count = len(tokens_ABT1)
+        return nats / count, {k: np.array(g / count) for k, g in grads.items()}
 
     def sync(self) -> None:
         mx.synchronize()
@@ -102,20 +109,18 @@ class MLXBackend(Backend):
 
     def matmul_flops(self, precision: str, seconds: float, shape: tuple[int, int, int] | None = None) -> float:
         m, k, n = shape or (4096 if mx.default_device() == mx.gpu else 512,) * 3
-        a, b = (mx.random.normal(size).astype(DTYPES[precision]) for size in ((m, k), (k, n)))
-        mx.eval(a @ b)
-        best, end = float("inf"), time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            start = time.perf_counter()
-            mx.eval(a @ b)
-            best = min(best, time.perf_counter() - start)
-        del a, b  # what these took is not the model's peak
-        mx.clear_cache()
+        best = _product_s(DTYPES[precision], (m, k), (k, n), seconds)
+        mx.clear_cache()  # what these took is not the model's peak
         mx.reset_peak_memory()
-        return 2 * m * k * n / best if best < float("inf") else 0.0
+        return 2 * m * k * n / best
 
     def _scored(self, state: MLXState) -> Arrays:
         return cast(mlx_optim.eval_weights(state.weights, state.moments), state.dtype)
+
+
+def _product_s(dtype: mx.Dtype, left: tuple[int, int], right: tuple[int, int], seconds: float) -> float:
+    a, b = (mx.random.normal(size).astype(dtype) for size in (left, right))
+    return fastest_s(lambda: mx.eval(a @ b), seconds)
 
 
 def _tokens(tokens: np.ndarray) -> mx.array:
@@ -127,7 +132,7 @@ def cast(weights: Arrays, dtype: mx.Dtype) -> Arrays:
 
 
 def whole_step(spec: GPTSpec, roles: dict[str, str], optim: Optim, dtype: mx.Dtype) -> Step:
-    """(weights, moments, numbers_K, tokens_MBT1) -> (loss, weights, moments): gradients of every
+    """(weights, moments, numbers_N, tokens_ABT1) -> (loss, weights, moments): gradients of every
     micro-batch, one update.
 
     Everything that changes is an argument: `mx.compile` treats arrays that a function closes over as
@@ -138,17 +143,17 @@ def whole_step(spec: GPTSpec, roles: dict[str, str], optim: Optim, dtype: mx.Dty
     def objective(weights: Arrays, tokens_BT1: mx.array, salt: mx.array | None) -> mx.array:
         return mlx_model.loss(cast(weights, dtype), tokens_BT1, spec, salt)
 
-    def step(weights: Arrays, moments: Arrays, numbers_K: mx.array,
-             tokens_MBT1: mx.array) -> tuple[mx.array, Arrays, Arrays]:
-        h = {name: numbers_K[i] for i, name in enumerate(names)}
+    def step(weights: Arrays, moments: Arrays, numbers_N: mx.array,
+             tokens_ABT1: mx.array) -> tuple[mx.array, Arrays, Arrays]:
+        h = {name: numbers_N[i] for i, name in enumerate(names)}
         salt = h["salt"] if spec.dropout else None
-        loss, grads = mx.value_and_grad(objective)(weights, tokens_MBT1[0], salt)
-        for i in range(1, len(tokens_MBT1)):
+        loss, grads = mx.value_and_grad(objective)(weights, tokens_ABT1[0], salt)
+        for i in range(1, len(tokens_ABT1)):
             # A lazy graph may run every forward pass first; the dependency keeps one micro-batch in memory.
-            tokens_BT1 = mx.depends(tokens_MBT1[i], [loss, *grads.values()])
+            tokens_BT1 = mx.depends(tokens_ABT1[i], [loss, *grads.values()])
             extra, more = mx.value_and_grad(objective)(weights, tokens_BT1, None if salt is None else salt + i)
             loss, grads = loss + extra, {k: g + more[k] for k, g in grads.items()}
-        count = len(tokens_MBT1)
+        count = len(tokens_ABT1)
         weights, moments = mlx_optim.update(
             weights, {k: g / count for k, g in grads.items()}, moments, h, roles, optim, dtype)
         return loss / count, weights, moments

@@ -128,7 +128,9 @@ class Model:
 class Init:
     embedding_std: float = _key(1.0, "normal; token embedding", 1e-4, 10.0, log=True)
     unembedding_std: float = _key(0.001, "normal; output head", 1e-6, 1.0, log=True)
-    matrix_scale: float = _key(1.0, "uniform in ±sqrt(3) * scale / sqrt(fan_in); matrices", 0.01, 10.0, log=True)
+    matrix_scale: float = _key(1.0, "uniform, std scale / sqrt(fan_in), or scale * matrix_std; matrices", 0.01, 10.0,
+                               log=True)
+    matrix_std: float = _key(0.0, "std of matrices at any width, times matrix_scale; 0: 1 / sqrt(fan_in)", 0.0, 10.0)
     projection_scale: float = _key(0.0, "projections out of blocks: std over that of matrices, times sqrt(2 * depth); "
                                         "0: blocks start as the identity", 0.0, 10.0)
     input_lambda: float = _key(0.1, "weight of the embedded input added before every block", -2.0, 2.0)

@@ -47,6 +47,7 @@ class GPTSpec:
     tied_embeddings: bool
     softcap: float
     checkpoint: bool
+    loss_scaling: bool  # float16: an update can be taken back
     extra: Mapping[str, float]
 
     @classmethod
@@ -71,7 +72,7 @@ class GPTSpec:
             qk_scale=m.qk_scale, key_shift=m.key_shift, token_shift=m.token_shift, activation=m.activation,
             biases=m.biases, dropout=m.dropout, resid_lambdas=m.resid_lambdas, input_lambdas=m.input_lambdas,
             tied_embeddings=m.tied_embeddings, softcap=m.softcap, checkpoint=recipe.runtime.checkpoint,
-            extra=recipe.extra,
+            loss_scaling=recipe.runtime.precision == "float16", extra=recipe.extra,
         )
 
     @property
@@ -116,14 +117,19 @@ class GPTSpec:
         attention = sum(12 * self.heads * self.head_dim * mean_context(w) for w in self.windows)
         return 6 * self.matmul_params() + attention
 
+    def block_activations(self) -> int:
+        """Numbers of one token that a block keeps for the backward pass."""
+        kept = 14 * self.width + 4 * self.kv_width + 2 * self.mlp_matrices * self.mlp_width
+        kept += 4 * self.width * (self.dropout > 0)  # two masks and what they leave
+        return kept + 2 * self.width * self.token_shift
+
     def training_bytes(self, micro_rows: int, compute_bytes: int) -> int:
-        """Upper estimate of the memory of one training step: float32 weights, gradients and two
-        moments, the compute-precision copy, the activations kept for the backward pass, the logits."""
-        state = self.params() * (4 * 4 + compute_bytes)
-        block = 14 * self.width + 4 * self.kv_width + 2 * self.mlp_matrices * self.mlp_width
-        block += 4 * self.width * (self.dropout > 0)  # two masks and what they leave
-        block += 2 * self.width * self.token_shift
+        """Upper estimate of the memory of one training step: float32 weights, gradients and two moments, the
+        compute-precision copy, and the larger of two: the activations kept for the backward pass with the logits, or in
+        float16 the copies of weights and moments by which an update is taken back."""
+        state, copies = self.params() * (4 * 4 + compute_bytes), self.params() * 3 * 4 * self.loss_scaling
+        block = self.block_activations()
         # Checkpointing keeps every block's input, and the inside of one block and its gradients.
         blocks = self.depth * self.width + 2 * block if self.checkpoint else self.depth * block
         per_token = blocks * compute_bytes + self.vocab * (3 * 4 + compute_bytes)
-        return int(1.3 * (state + micro_rows * self.seq_len * per_token))
+        return int(1.3 * (state + max(copies, micro_rows * self.seq_len * per_token)))

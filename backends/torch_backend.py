@@ -1,11 +1,13 @@
-"""PyTorch on a CPU or a CUDA card: one code, two devices."""
+"""PyTorch on a CPU or a CUDA card: one code, two devices.
+
+Axes: A micro-batches whose gradients are accumulated, B rows, T tokens, V vocabulary, N numbers of a schedule.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import platform
 import resource
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,7 @@ import torch._inductor.config as inductor
 from torch import Tensor
 
 from backends import host, torch_scaling
-from backends.base import Backend, Device, micro_batches, resolve_precision
+from backends.base import Backend, Device, fastest_s, micro_batches, resolve_precision
 from backends.cards import Abilities, Card, abilities
 from backends.gpt import params, schedule, torch_model, torch_optim
 from backends.recipe import Recipe
@@ -77,7 +79,7 @@ class TorchBackend(Backend):
     def step(self, state: TorchState, tokens_BT1: np.ndarray, progress: float) -> Tensor:
         state.steps += 1
         hyper = schedule.hyper(state.recipe, progress, state.steps, state.seed)
-        numbers = torch.tensor(list(hyper.values()), dtype=torch.float32).to(self._device, non_blocking=True)
+        numbers = self._sent(torch.tensor(list(hyper.values()), dtype=torch.float32))
         tokens = self._tokens(micro_batches(state.recipe, tokens_BT1, schedule.row_parts(state.recipe, progress)))
         return state.train_step(state.weights, state.moments, numbers, tokens)
 
@@ -101,10 +103,15 @@ class TorchBackend(Backend):
         def objective(w: dict[str, Tensor], tokens: Tensor) -> Tensor:
             return scale * torch_model.loss(cast(w, state.dtype), tokens, state.spec)
 
-        batches = self._tokens(micro_batches(state.recipe, tokens_BT1))
-        found = [gradients(objective, not state.spec.checkpoint)(state.weights, tokens) for tokens in batches]
-        grads = {k: torch.stack([g[k].float() / scale for g, _ in found]).mean(0).cpu().numpy() for k in state.weights}
-        return sum(float(loss / scale) for _, loss in found) / len(found), grads
+        differentiate = gradients(objective, not state.spec.checkpoint)
+        tokens_ABT1 = self._tokens(micro_batches(state.recipe, tokens_BT1))
+        nats, grads = 0.0, {k: torch.zeros_like(w) for k, w in state.weights.items()}
+        for tokens in tokens_ABT1:
+            more, loss = differentiate(state.weights, tokens)
+            accumulate(grads, more)
+            nats += float(loss / scale)
+        count = len(tokens_ABT1)
+        return nats / count, {k: (g / scale / count).cpu().numpy() for k, g in grads.items()}
 
     def sync(self) -> None:
         if self.name == "cuda":
@@ -122,23 +129,28 @@ class TorchBackend(Backend):
 
     def matmul_flops(self, precision: str, seconds: float, shape: tuple[int, int, int] | None = None) -> float:
         m, k, n = shape or (8192 if self.name == "cuda" else 1024,) * 3
-        a, b = (torch.randn(*size, device=self._device).to(DTYPES[precision]) for size in ((m, k), (k, n)))
-        best, end = float("inf"), time.perf_counter() + seconds
-        a @ b
-        while time.perf_counter() < end:
-            self.sync()
-            start = time.perf_counter()
-            a @ b
-            self.sync()
-            best = min(best, time.perf_counter() - start)
+        best = self._product_s(DTYPES[precision], (m, k), (k, n), seconds)
         if self.name == "cuda":  # what these took is not the model's peak
-            del a, b
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        return 2 * m * k * n / best if best < float("inf") else 0.0
+        return 2 * m * k * n / best
+
+    def _product_s(self, dtype: torch.dtype, left: tuple[int, int], right: tuple[int, int], seconds: float) -> float:
+        a, b = (torch.randn(*size, device=self._device).to(dtype) for size in (left, right))
+
+        def product() -> None:
+            a @ b
+            self.sync()
+
+        return fastest_s(product, seconds)
 
     def _tokens(self, tokens: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)).to(self._device, non_blocking=True)
+        kind = np.int32 if self.name == "cuda" else np.int64  # half the bytes travel
+        return self._sent(torch.from_numpy(np.array(tokens, dtype=kind, order="C"))).long()
+
+    def _sent(self, x: Tensor) -> Tensor:
+        """On the device. From pinned memory a card copies while the host goes on; from other memory the host waits."""
+        return x.pin_memory().to(self._device, non_blocking=True) if self.name == "cuda" else x
 
     def _scored(self, state: TorchState) -> dict[str, Tensor]:
         return cast(torch_optim.eval_weights(state.weights, state.moments), state.dtype)
@@ -162,9 +174,16 @@ def gradients(objective: Callable[..., Tensor], plain: bool) -> Callable[..., tu
     return by_autograd
 
 
+def accumulate(grads: dict[str, Tensor], more: dict[str, Tensor]) -> None:
+    """Adds `more`, and empties it: each tensor is freed at once, so there are never three sets. Not in place, since a
+    gradient may be one number expanded to its shape."""
+    for k in grads:
+        grads[k] = grads[k] + more.pop(k)
+
+
 def whole_step(spec: GPTSpec, roles: dict[str, str], recipe: Recipe, dtype: torch.dtype,
                compiled: bool) -> Callable[..., Tensor]:
-    """(weights, moments, numbers_K, tokens_MBT1) -> loss: gradients of every micro-batch, one update.
+    """(weights, moments, numbers_N, tokens_ABT1) -> loss: gradients of every micro-batch, one update.
 
     A function of tensors alone, so one graph holds all of it and sees every update of its inputs. With
     checkpointing there are two: a graph of its own lets the compiler keep the loss's recomputation, which it
@@ -186,16 +205,18 @@ def whole_step(spec: GPTSpec, roles: dict[str, str], recipe: Recipe, dtype: torc
     update = compile_(torch_optim.update) if in_parts else torch_optim.update
     differentiate = gradients(compile_(objective) if in_parts else objective, not (in_parts or spec.checkpoint))
 
-    def step(weights: dict[str, Tensor], moments: dict[str, Tensor], numbers_K: Tensor, tokens_MBT1: Tensor) -> Tensor:
-        h = dict(zip(names, numbers_K.unbind(), strict=True))
+    def step(weights: dict[str, Tensor], moments: dict[str, Tensor], numbers_N: Tensor, tokens_ABT1: Tensor) -> Tensor:
+        h = dict(zip(names, numbers_N.unbind(), strict=True))
         salt = h["salt"] if spec.dropout else None
         scale = moments.get(torch_scaling.SCALE)
-        grads, loss = differentiate(weights, tokens_MBT1[0], salt, scale)
-        for i, tokens_BT1 in enumerate(tokens_MBT1[1:], start=1):
+        grads, loss = differentiate(weights, tokens_ABT1[0], salt, scale)
+        for i, tokens_BT1 in enumerate(tokens_ABT1[1:], start=1):
             more, extra = differentiate(weights, tokens_BT1, None if salt is None else salt + i, scale)
-            grads, loss = {k: g + more[k] for k, g in grads.items()}, loss + extra
-        count = len(tokens_MBT1)
-        grads = {k: g / count for k, g in grads.items()}
+            accumulate(grads, more)
+            loss = loss + extra
+        count = len(tokens_ABT1)
+        for k in grads:
+            grads[k] = grads[k] / count
         with torch.no_grad():
             if scale is None:
                 update(weights, grads, moments, h, roles, optim, dtype)

@@ -27,9 +27,11 @@ def init(device: torch.device) -> dict[str, Tensor]:
 
 def guarded(update: Callable[[dict[str, Tensor]], None], weights: dict[str, Tensor], grads: dict[str, Tensor],
             moments: dict[str, Tensor]) -> None:
-    """`update` changes weights and moments in place, given gradients; it gets the unscaled ones."""
+    """`update` changes weights and moments in place, given gradients; it gets the unscaled ones, which replace those
+    in `grads` one by one. The copies of weights and moments are what `GPTSpec.training_bytes` adds for float16."""
     scale, held = moments[SCALE], moments[HELD]
-    grads = {k: g.float() / scale for k, g in grads.items()}
+    for k in grads:
+        grads[k] = grads[k].float() / scale
     finite = torch.stack([g.isfinite().all() for g in grads.values()]).all()
     changed = [*weights.values(), *(m for k, m in moments.items() if k not in (SCALE, HELD))]
     before = [x.clone() for x in changed]

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from autoresearch import sizes
-from autoresearch.costs import Costs
+from autoresearch.costs import Costs, not_negative
 from autoresearch.scaling import Law
 from backends.recipe import Recipe, load, preset_file
 from backends.spec import GPTSpec
@@ -229,7 +229,7 @@ def fit(runs: Sequence[Run]) -> Law:
         columns = np.array([[*(term.score(run.weights, run.step_bytes, run.trained_bytes, run.text_bytes)
                                for term in terms), *(float(run.share == share) for share in shares),
                              -float(run.present)] for run in runs])
-        factors = not_negative(columns / bpb[:, None])
+        factors = not_negative(columns / bpb[:, None], np.ones(len(runs)))
         errors = columns @ factors / bpb - 1
         free = max(1, len(runs) - len(factors) - len(point))
         spread = math.sqrt(float(np.sum((errors * bpb) ** 2)) / free)
@@ -286,19 +286,6 @@ def choices() -> None:
         others = ", ".join(f"{d} x {w} {row.score - chosen.score:+.3f}" for (d, w), row in sorted(shapes.items()))
         print(f"{name}, {machine}:\n  {chosen.depth} x {chosen.width}, {chosen.tokens_per_step:,} tokens a step\n"
               f"  {others}")
-
-
-def not_negative(columns: np.ndarray) -> np.ndarray:
-    """Factors that bring the sum of columns close to 1; a column that would take a negative one is left out."""
-    kept = list(range(columns.shape[1]))
-    while True:
-        found = np.linalg.lstsq(columns[:, kept], np.ones(len(columns)), rcond=None)[0]
-        if (found >= 0).all():
-            break
-        kept = [column for column, factor in zip(kept, found, strict=True) if factor > 0]
-    factors = np.zeros(columns.shape[1])
-    factors[kept] = found
-    return factors
 
 
 if __name__ == "__main__":

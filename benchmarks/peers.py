@@ -1,7 +1,8 @@
 """This trainer beside nanoGPT and karpathy/autoresearch on one CPU: steps a second, or the score of equal minutes.
 
     git clone https://github.com/karpathy/nanoGPT && git clone https://github.com/karpathy/autoresearch upstream
-    ar prepare --text shakespeare.txt --holdout-chars 250000 --name peers --tokenizer byte --tokenizer bpe-4096
+    ar prepare --text shakespeare.txt --holdout-chars 250000 --name peers --tokenizer byte --tokenizer bpe-1024 \\
+        --tokenizer bpe-4096
     python -m benchmarks.peers speed --nanogpt nanoGPT --upstream upstream
     python -m benchmarks.peers score --nanogpt nanoGPT --upstream upstream --seconds 300
 

@@ -1,4 +1,4 @@
-"""Twelve planted changes: does `careful` keep those that help, and only those? The table of docs/results.md.
+"""Twelve planted changes: does `careful` keep those that help, and only those?
 
     python -m benchmarks.planted --text shakespeare_complete.txt --folder planted truth      effects, 20 seeds each
     python -m benchmarks.planted --text shakespeare_complete.txt --folder planted nights     five nights of the twelve
@@ -81,7 +81,7 @@ PLANTED: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
 CHANGES = [(kind, words, changes) for kind, group in PLANTED.items() for words, changes in group]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Shifted(Runner):
     """A night's seeds are its own, whatever the loop calls them."""
 

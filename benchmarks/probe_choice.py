@@ -86,6 +86,7 @@ class Sweep:
         from autoresearch import paths, probe
         from autoresearch.cli.machine import candidate_files, current_recipe
         from autoresearch.data import prepared
+        from autoresearch.harness import caches
         from autoresearch.harness.runner import Runner
 
         text = prepared.find(options.data) if options.data else prepared.current()
@@ -95,7 +96,7 @@ class Sweep:
         print(plan.why)
         known = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
         chosen = (plan.chosen.depth, plan.chosen.width, plan.chosen.tokens_per_step)
-        runner = Runner(text, options.backend, paths.cache() / "compiled")
+        runner = Runner(text, options.backend, caches.home())
         return cls(candidate, asked.replace(plan.changes), runner, chosen, options.out, known)
 
     def score(self, shape: Shape, budget_s: float, seed: int) -> float:

@@ -17,7 +17,7 @@ vocabulary = json.loads((here / "vocabulary.json").read_text())
 tokens = [bytes.fromhex(token) for token in vocabulary["tokens"]]
 encoding = tiktoken.Encoding("model", pat_str=vocabulary["pattern"], special_tokens={},
                              mergeable_ranks={token: i for i, token in enumerate(tokens)})
-recipe = load(here / "recipe.toml").replace({"runtime.compile": False, "runtime.precision": "auto"})
+recipe = load(here / "recipe.toml").replace({"runtime.compile": False, "runtime.precision": "float32"})
 try:
     backend = backends.load(device)
 except (ValueError, RuntimeError) as e:  # there is no such one, or not on this machine

@@ -85,7 +85,6 @@ def _prune(lab: Lab, idle: list[int], until: Until) -> str:
     experiment = lab.ledger.experiment(n)
     if not experiment.verdict:
         lab.view.proposed(n, experiment.hypothesis, experiment.changes)
-        loop = loop_of(lab, Playbook(), until)
-        loop.ratchet = "careful"  # the only one that knows an equal score
+        loop = loop_of(lab, Playbook(), until, "careful")  # the only one that knows an equal score
         experiment = loop.judge(experiment) or experiment
     return f"#{n}: {experiment.verdict or 'not decided yet'}: {experiment.reason}"

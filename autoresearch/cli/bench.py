@@ -14,7 +14,7 @@ from autoresearch import bench, bench_pages, paths
 from autoresearch.bench import Entry
 from autoresearch.cli.machine import asked_recipe, candidate_files, recipe_options, sandbox_option
 from autoresearch.errors import UsageError, UserError
-from autoresearch.harness import assemble
+from autoresearch.harness import caches
 from autoresearch.harness.supervise import TrialFailed
 from backends.recipe import Recipe, RecipeError
 
@@ -57,7 +57,7 @@ def command(names: tuple[str, ...], precisions: tuple[str, ...], sizes: tuple[st
         _free(file)
     recipe = asked_recipe(path, preset, changes)
     candidate = candidate_files(paths.clone() / paths.CANDIDATE)
-    compiled = None if cold else paths.cache() / "compiled" / assemble.code_digest(candidate)
+    compiled = None if cold else caches.of(candidate)
     recipes = [_sized(recipe, size) for size in sizes] or [recipe]
     ways, absent = _ways(candidate, names, precisions)
     entries = [Entry(backend, precision, r.replace({"runtime.precision": precision}))

@@ -22,6 +22,7 @@ def command(tag: str | None) -> None:
     is. It reads the study and changes nothing.
     """
     from autoresearch import paths
+    from autoresearch.harness import caches
     from autoresearch.harness.runner import Runner
     from autoresearch.records import BASELINE
     from autoresearch.research.brief import brief
@@ -37,7 +38,7 @@ def command(tag: str | None) -> None:
         if not any(e.n == BASELINE and e.state == "done" for e in ledger.experiments()):
             raise UserError(f"study {study.tag} has no baseline yet",
                             f"Make it first: ar loop --tag {study.tag} --experiments 0")
-        runner = Runner(study.text(), ledger.fact("backend"), paths.cache() / "compiled", ledger.fact("shards"))
+        runner = Runner(study.text(), ledger.fact("backend"), caches.home(), ledger.fact("shards"))
         lab = Lab(study, ledger, runner, ledger.fact("budget_s"), View())
         context = Loop(lab, Playbook(), ledger.fact("device") or {}, Until()).context()
     click.echo(brief(context).text())

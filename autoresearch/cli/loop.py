@@ -91,19 +91,20 @@ def night(wanted: Wanted, until: Until, verify_seeds: int, with_reference: bool,
             with interruptible(until, view):
                 plan, lab = study.ledger.fact("plan"), lab_of(study, found, view, until)
                 say_who_else(study, lab)
+                settle_ratchet(lab, ratchet)
                 reference = paths.clone() / "backends" / "reference.toml" if with_reference else None
                 if reserve and until.deadline is not None:
                     most = (until.deadline - time.time()) / 2
                     until.reserve = lambda: min(most, verify.seconds(lab, reference, verify_seeds)) if kept(lab) else 0
                 try:
-                    loop_of(lab, researcher or Playbook(), until, ratchet).run(plan["changes"], plan["why"])
+                    loop_of(lab, researcher or Playbook(), until).run(plan["changes"], plan["why"])
+                    if not until.asked and verify_seeds:
+                        until.deadline, until.reserve = until.deadline if reserve else None, lambda: 0.0
+                        verified(lab, reference, verify_seeds, until)
                 except UserError:  # a full disk, a git or a machine that fails: the morning's page all the same
                     with contextlib.suppress(UserError, OSError):
                         write_report(study, found, samples=False)
                     raise
-                if not until.asked and verify_seeds:
-                    until.deadline = until.deadline if reserve else None
-                    verified(lab, reference, verify_seeds, until)
         except BaselineFailed as e:
             raise UserError(f"the baseline could not be trained: {e}", quoted(e.log_tail)) from None
         except KeyboardInterrupt:
@@ -123,6 +124,16 @@ def say_who_else(study: Study, lab: Lab) -> None:
                       "trials slower and its scores noisier; one after the other is fair")
     if busy := fair.crowded(lab.terms, lab.runner.backend):
         lab.view.note(f"warning: {busy}; a trial beside them is not scored but run again")
+
+
+def settle_ratchet(lab: Lab, asked: str | None) -> None:
+    """From here on it is the study's."""
+    if asked is None:
+        return
+    before = lab.ledger.fact("ratchet", asked)
+    if before != asked:
+        lab.view.note(f"from here on this study decides by --ratchet {asked}; until now it was {before}")
+    lab.ledger.set_fact("ratchet", asked)
 
 
 def kept(lab: Lab) -> bool:

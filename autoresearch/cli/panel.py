@@ -74,7 +74,7 @@ def above(event: Event, width: int) -> list[Text | Padding]:
                                     f"{bpb:<8}{delta:<9}", event["hypothesis"])
             reason = _cut(Text(event["reason"], "dim"), 3 * max(1, width - INDENT))
             return [_cut(verdict, width), Padding(reason, (0, 0, 0, INDENT))]
-        case "trial_ended" if event["split"] == "confirm" or not event["label"].startswith("#"):
+        case "trial_ended" if not event.get("decides"):
             score = f"{event['split']}_bpb {event['bpb']:.4f}" if event["bpb"] is not None else event["reason"]
             return [_cut(Text(f"{event['label']}, seed {event['seed']}: {score}", "dim"), width)]
     return []

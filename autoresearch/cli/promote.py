@@ -15,7 +15,6 @@ from autoresearch.errors import UserError
 from autoresearch.records import BASELINE
 from autoresearch.report.words import one_line
 from autoresearch.research import horizon, promote
-from autoresearch.research.lab import Candidate
 from autoresearch.research.paired import Gain
 from autoresearch.research.promote import Promotion, Size
 from autoresearch.research.until import Until
@@ -62,12 +61,11 @@ def command(depths: tuple[int, ...], tag: str | None, seeds: int, budget_s: floa
         lab = lab_of(study, found, view, until)
         with interruptible(until, view):
             sizes = [promote.plan(lab, depth, budget_s) for depth in depths]
-            models = [promote.arms(lab, size, leave_out) for size in sizes]
-            for line in [*map(described, sizes), duration(sizes, models, seeds)]:
+            models = [promote.drafts(lab, size, leave_out) for size in sizes]
+            for line in [*map(described, sizes), duration(sizes, list(map(len, models)), seeds)]:
                 view.note(line)
-            for size, candidates in zip(sizes, models, strict=True):
-                if dry_run:
-                    continue
+            for size, planned in [] if dry_run else zip(sizes, models, strict=True):
+                candidates = promote.arms(lab, planned)
                 large = replace(lab, budget_s=size.budget_s)
                 promote.run(large, size, candidates, seeds, until)
                 if with_target and not until.asked:
@@ -86,10 +84,10 @@ def described(size: Size) -> str:
             f"{b.tokens_per_step:,} tokens a step{thrift}; {hours(size.budget_s)} a trial")
 
 
-def duration(sizes: list[Size], models: list[list[Candidate]], seeds: int) -> str:
-    total = sum(size.budget_s * len(candidates) * seeds for size, candidates in zip(sizes, models, strict=True))
-    trials = sum(map(len, models)) * seeds
-    return f"{trials} trials, {hours(total)} of training in all; what is done already is not done again"
+def duration(sizes: list[Size], models: list[int], seeds: int) -> str:
+    """`models`: how many of each size."""
+    total = sum(size.budget_s * count * seeds for size, count in zip(sizes, models, strict=True))
+    return f"{sum(models) * seeds} trials, {hours(total)} of training in all; what is done already is not done again"
 
 
 def hours(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -81,9 +82,9 @@ def page(story: Story, pid: int | None) -> str:
             ("device", f"{words.device(facts)}, {facts.get('backend')}"),
             ("budget", f"{budget:g} s a trial" if budget else "a fixed number of steps")]
     if story.baseline and story.baseline.bpb is not None:
-        seeds = len(story.baseline.experiment.screens())
-        mean = story.baseline.experiment.bpb()
-        spread = f"; {seeds} seeds have a mean of {mean:.4f} and spread by {story.spread_bpb:.4f}" \
+        scores = [b for t in story.baseline.experiment.screens() if (b := t.bpb()) is not None]
+        mean = statistics.fmean(scores)
+        spread = f"; {len(scores)} seeds have a mean of {mean:.4f} and spread by {story.spread_bpb:.4f}" \
             if story.spread_bpb else ""
         rows.append(("baseline", f"val_bpb {story.baseline.bpb:.4f} on seed {story.seed}{spread}"))
     if story.champion and story.champion.n > 0 and story.champion.bpb is not None:

@@ -89,18 +89,18 @@ def lab_of(study: Study, found: Prepared, view: TerminalView, until: Until | Non
     if study.ledger.fact("frozen_digest") != assemble.digest(assemble.frozen_files()):
         raise UserError(f"study {study.tag} was made with another version of the trainer (backends/ or the harness has "
                         "changed since), so new scores would not compare with its own",
-                        "Start a new study with --tag, or go back to the version that it was made with.")
-    runner = Runner(found, study.ledger.fact("backend"), paths.cache() / "compiled", study.ledger.fact("shards"))
+                        f"Start another study (ar loop --tag NAME), delete this one (ar delete {study.tag}), or go "
+                        "back to the version that it was made with.")
+    runner = Runner(found, study.ledger.fact("backend"), caches.home(), study.ledger.fact("shards"))
     caches.trim(runner.caches)
     return Lab(study, study.ledger, runner, study.ledger.fact("budget_s"), Teller(study, view.show),
                (lambda: until.late(0.0)) if until else (lambda: False))
 
 
 def loop_of(lab: Lab, researcher: Researcher, until: Until, ratchet: str | None = None) -> Loop:
-    """`ratchet` becomes the study's; None: the one it has."""
-    if ratchet is not None:
-        lab.ledger.set_fact("ratchet", ratchet)
-    return Loop(lab, researcher, lab.ledger.fact("device") or {}, until, lab.ledger.fact("ratchet", "careful"))
+    """`ratchet`: None for the study's."""
+    ratchet = ratchet or lab.ledger.fact("ratchet", "careful")
+    return Loop(lab, researcher, lab.ledger.fact("device") or {}, until, ratchet)
 
 
 def planned(found: Prepared, backend: str, budget_s: float, start: str | None) -> dict[str, Any]:

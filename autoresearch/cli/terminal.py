@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoresearch.records import Point
 from autoresearch.research.events import Event
-from autoresearch.research.now import Now
+from autoresearch.research.now import PHASES, Now
 
 if TYPE_CHECKING:
     from autoresearch.cli.panel import Panel
@@ -128,6 +128,8 @@ def lines(event: Event) -> list[str]:
             part = f"{event['part']}: " if event.get("part") else ""
             length = f", {event['budget_s']:g} s of training" if event["budget_s"] else ""
             return [f"     {part}{event['label']}, seed {event['seed']}{length}"]
+        case "phase" if event["phase"] not in PHASES:  # what it waits for
+            return [f"     {event['phase']}"]
         case "trial_ended" if event["bpb"] is None:
             return [f"     {event['status']}: {event['reason'][:300]}"]
         case "trial_ended":

@@ -29,6 +29,7 @@ from autoresearch.cli.machine import (
 from autoresearch.cli.terminal import Bar, quoted
 from autoresearch.data import prepared
 from autoresearch.errors import UserError
+from autoresearch.harness import caches
 from autoresearch.harness.checkpoint import WEIGHTS
 from autoresearch.harness.runner import Runner
 from autoresearch.harness.supervise import Outcome, TrialFailed
@@ -72,7 +73,7 @@ def command(budget_s: float, steps: int | None, seed: int, backend: str | None, 
     if recipe.data.tokenizer not in found.tokenizers():
         raise UserError(f"the recipe wants the tokenizer {recipe.data.tokenizer}; {found.name} has "
                         f"{', '.join(found.tokenizers())}", "Set data.tokenizer in the recipe to one of these.")
-    runner = Runner(found, choose_backend(backend), paths.cache() / "compiled")
+    runner = Runner(found, choose_backend(backend), caches.home())
     files = candidate_files(paths.clone() / paths.CANDIDATE)
     with _place(out) as kept:
         recipe = settled(files, runner.backend, recipe, found.manifest.tokenizers[recipe.data.tokenizer].vocab)

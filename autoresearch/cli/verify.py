@@ -39,8 +39,9 @@ def command(tag: str | None, seeds: int, with_reference: bool, with_target: bool
 
     Trains champion, baseline and the fixed reference on seeds that decided nothing, and scores them on the whole of
     val, of confirm, and, once for a champion, of the holdout. The sentence at the end is the one to quote. What was
-    run before is not run again, so the same command goes on after an interruption. Where nothing was kept the champion
-    is the baseline, and only the baseline and the reference are compared.
+    run before is not run again, so the same command goes on after an interruption; only the look at the holdout, which
+    takes five seeds or more, trains again what a shorter verification left out. Where nothing was kept the champion is
+    the baseline, and only the baseline and the reference are compared.
 
     --time-to-target runs the champion with shorter and shorter budgets, each with its whole schedule, until it falls
     short of what the baseline ends with.

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from autoresearch.errors import UserError
 STDLIB = "stdlib"
 STDLIB_MAX_BYTES = 12_000_000
 STDIN = Path("-")
-NAMED = 3  # of the files that were skipped
+LINKED = "is a link to a folder, and not followed"
+NAMED = 3  # of what was skipped
 TRUNCATED = "the text beyond the limit on bytes is left out"
 _NOT_LIBRARY = {
     "site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__",
@@ -36,11 +37,12 @@ class Corpus:
     name: str  # what to call the prepared set unless told
     documents: Callable[[], Iterator[bytes]]  # reads afresh at each call; raises UserError for what can't be read
     pinned: Callable[[], Iterator[bytes]] | None = None  # where the source pins what is scored: val, confirm, holdout
+    fetch: Callable[[], object] = lambda: None  # brings here what is read; may take hours, and nothing the second time
     revision: str = ""
     licence: str = ""
     expected_bytes: int | None = None  # of text, estimated before it is read
     notes: list[str] = field(default_factory=list)  # what is odd; grows while documents are read
-    skipped: dict[str, str] = field(default_factory=dict)  # {file of a folder: why it holds no text}; grows too
+    skipped: dict[str, str] = field(default_factory=dict)  # {what a folder holds: why it is not read}; grows too
 
     def note(self, line: str) -> None:
         """Said once, however often the corpus is read."""
@@ -54,7 +56,7 @@ class Corpus:
         odd_first = sorted(self.skipped.items(), key=lambda item: item[1] == readers.BINARY)
         named = [f"{path} {why}" for path, why in odd_first[:NAMED]]
         more = f"; and {len(self.skipped) - NAMED} more" if len(self.skipped) > NAMED else ""
-        count = f"{len(self.skipped):,} file{'' if len(self.skipped) == 1 else 's'}"
+        count = f"{len(self.skipped):,} path{'' if len(self.skipped) == 1 else 's'}"
         return [*self.notes, f"skipped {count}: {'; '.join(named)}{more}"]
 
 
@@ -66,7 +68,7 @@ def stdlib(max_bytes: int | None = None) -> Corpus:
 
     def sources() -> list[Path]:
         # _sysconfigdata* is written when Python is built and holds that machine's paths.
-        return [path for path in walk(root, _NOT_LIBRARY)
+        return [path for path in walk(root, {}, _NOT_LIBRARY)
                 if path.suffix == ".py" and not path.is_symlink() and not path.name.startswith("_sysconfigdata")]
 
     if not sources():
@@ -111,8 +113,9 @@ def _part(path: Path) -> File | Path:
     if path.is_dir():
         if not os.access(path, os.R_OK | os.X_OK):
             raise UserError(f"{path} can't be opened: permission denied", f"Try: ls -ld '{path}'")
-        if next(walk(path, set()), None) is None:
-            raise _no_text(path, [])
+        skipped: dict[str, str] = {}
+        if next(walk(path, skipped), None) is None:
+            raise _no_text(path, list(skipped.items()))
         return path
     label = "standard input" if path == STDIN else str(path)
     try:
@@ -139,7 +142,7 @@ def _expected_bytes(part: File | Path) -> int:
     if isinstance(part, File):
         return part.expected_bytes
     total = 0
-    for path in walk(part, set()):
+    for path in walk(part, {}):
         with contextlib.suppress(Unusable):
             total += readers.at(path).expected_bytes
     return total
@@ -151,7 +154,7 @@ def _taken(part: File | Path, fields: Fields, corpus: Corpus) -> Iterator[bytes]
         yield from _file(part, fields, corpus)
         return
     is_empty, before = True, len(corpus.skipped)
-    for path in walk(part, set()):
+    for path in walk(part, corpus.skipped):
         for document in _or_note(path, fields, corpus):
             is_empty = False
             yield document
@@ -188,8 +191,13 @@ def _no_text(folder: Path, skipped: list[tuple[str, str]]) -> UserError:
     return UserError(f"the folder {folder} holds no text{why}", "Name a text file, or a folder of them.")
 
 
-def walk(root: Path, leave_out: set[str]) -> Iterator[Path]:
-    """Files below `root` in sorted order, hidden ones left out; links to folders are not followed."""
-    for folder, folders, files in os.walk(root):
+def walk(root: Path, skipped: dict[str, str], leave_out: Set[str] = frozenset()) -> Iterator[Path]:
+    """Files below `root` in sorted order. Hidden ones are left out, and those in folders called as in `leave_out`; what
+    can't be opened and links to folders, which are not followed, are `skipped`."""
+    def remember(error: OSError) -> None:
+        skipped[str(error.filename)] = f"can't be opened: {(error.strerror or str(error)).lower()}"
+
+    for folder, folders, files in os.walk(root, onerror=remember):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in leave_out)
+        skipped |= {path: LINKED for name in folders if os.path.islink(path := os.path.join(folder, name))}
         yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))

@@ -10,19 +10,21 @@ finished file is put where its cache expects it, so other programs find it there
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
+from autoresearch.data import disk
 from autoresearch.errors import UserError
 
 DATASET = "dataset"
@@ -226,8 +228,7 @@ def check_space(files: Sequence[HubFile], prepared_in: Path, prepared_bytes: int
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise UserError(f"can't write to {cache}: {e.strerror}",
-                        "Name another folder: HF_HOME=/path ar prepare") from e
+        raise _unwritable(cache, e) from e
     if cache.stat().st_dev == prepared_in.stat().st_dev:
         needed += prepared_bytes
     if (free := shutil.disk_usage(cache).free) < needed:
@@ -286,8 +287,6 @@ def _part(blob: Path) -> Path:
 
 
 def _download(file: HubFile, say: Say, report: Callable[[int], None]) -> Path:
-    import fcntl  # not on native Windows
-
     import httpx2
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -295,8 +294,7 @@ def _download(file: HubFile, say: Say, report: Callable[[int], None]) -> Path:
     blob = _blob(file)
     try:
         blob.parent.mkdir(parents=True, exist_ok=True)
-        with open(_part(blob), "ab") as part:
-            fcntl.flock(part, fcntl.LOCK_EX)  # another process may be at the same file
+        with _held(blob, lambda: say(f"another process is downloading {file.name}; waiting for it")) as part:
             if not blob.exists():
                 _fill(part, file, say, report)
                 part.flush()
@@ -308,8 +306,38 @@ def _download(file: HubFile, say: Say, report: Callable[[int], None]) -> Path:
     except (httpx2.HTTPError, LocalEntryNotFoundError) as e:
         raise _unreachable(_reason(e.__cause__ or e)) from None
     except OSError as e:
-        raise UserError(f"can't write to {blob.parent}: {e.strerror or e}",
-                        "What has arrived is kept. Free some space and run the same command again.") from e
+        raise _unwritable(blob.parent, e) from e
+
+
+@contextlib.contextmanager
+def _held(blob: Path, on_wait: Callable[[], None]) -> Iterator[IO[bytes]]:
+    """The part file at its end, which nobody else has; unless by now the blob is there."""
+    while True:
+        with open(_part(blob), "ab") as part:
+            disk.hold(part, on_wait)
+            if blob.exists() or _is_still(part):
+                part.seek(0, os.SEEK_END)  # who had it before may have appended
+                yield part
+                return
+
+
+def _is_still(part: IO[bytes]) -> bool:
+    """Whether the open file has its name: who had it before may have thrown it away."""
+    try:
+        return os.path.samestat(os.stat(part.name), os.fstat(part.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _emptied(part: IO[bytes]) -> None:
+    part.truncate(0)
+    part.seek(0)  # else `tell` goes on from the end that was
+
+
+def _unwritable(cache: Path, error: OSError) -> UserError:
+    another = "name another folder: HF_HOME=/path ar prepare"
+    return disk.unwritable(cache, error, "What has arrived is kept. Free some space and run the same command again, or "
+                                         + another, another)
 
 
 def _fill(part: IO[bytes], file: HubFile, say: Say, report: Callable[[int], None]) -> None:
@@ -326,7 +354,7 @@ def _fill(part: IO[bytes], file: HubFile, say: Say, report: Callable[[int], None
             error = _refusal(e, file.repo, file.name, file.commit)
             asked_s = _retry_after_s(e)
             if e.response.status_code == 416:  # what is there is longer than what the server has
-                part.truncate(0)
+                _emptied(part)
             elif asked_s is None or asked_s > MAX_WAIT_S:
                 raise error from None
             wait_s, why = max(wait_s, asked_s or 0.0), error.message
@@ -354,7 +382,7 @@ def _append(part: IO[bytes], file: HubFile, report: Callable[[int], None]) -> No
                               timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
         hf_raise_for_status(response)
         if response.status_code != 206:  # the whole file, whatever was asked for
-            part.truncate(0)
+            _emptied(part)
         for block in response.iter_bytes():
             part.write(block)
             report(part.tell())
@@ -365,7 +393,7 @@ def _check_content(path: Path, file: HubFile) -> None:
     bytes_there = path.stat().st_size
     is_right = bytes_there == file.bytes
     if is_right and re.fullmatch(r"[0-9a-f]{64}", file.etag):
-        with open(path, "rb") as content:
+        with disk.reading(path), open(path, "rb") as content:
             is_right = hashlib.file_digest(content, "sha256").hexdigest() == file.etag
     if not is_right:
         path.unlink()

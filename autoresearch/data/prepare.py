@@ -70,20 +70,21 @@ def prepare(corpus: Corpus, name: str | None = None, tokenizers: tuple[str, ...]
     root = prepared.folder()
     with disk.writing(root):
         root.mkdir(parents=True, exist_ok=True)
-        with disk.lock(root, progress):
-            (root / SPOOL).unlink(missing_ok=True)
-            found, is_new = known(corpus, name, holdout_chars), False
-            if found is None:
-                if GPT2 in tokenizers and not any(GPT2 in old.tokenizers() for old in _candidates(root, name)):
-                    gpt2_tokenizer()  # that it can't be fetched is said before the text is read
-                if corpus.expected_bytes:
-                    needed = _needed_bytes(corpus.expected_bytes, tokenizers, shards)
-                    disk.check_space(root, needed - _left_behind_bytes(root))
-                found, is_new = _divided(root, name, corpus, holdout_chars, tokenizers, shards, progress)
-            result = _finished(found, name if is_new else "", tokenizers, shards, progress)
-            prepared.select(result.prepared.name)
-            notes = (*_warnings(result.prepared.manifest), *corpus.remarks(), *result.notes)
-            return replace(result, notes=notes, skipped=dict(corpus.skipped))
+    if known(corpus, name, holdout_chars) is None:
+        if GPT2 in tokenizers and not any(GPT2 in old.tokenizers() for old in _candidates(root, name)):
+            gpt2_tokenizer()  # that it can't be fetched is said before the text is read
+        _check_room(root, corpus, tokenizers, shards)
+        spool.fetch(corpus)  # a download of hours, in which others may need the lock
+    with disk.writing(root), disk.lock(root, progress):
+        (root / SPOOL).unlink(missing_ok=True)
+        found, is_new = known(corpus, name, holdout_chars), False
+        if found is None:
+            _check_room(root, corpus, tokenizers, shards)  # whoever had the lock may have used it up
+            found, is_new = _divided(root, name, corpus, holdout_chars, tokenizers, shards, progress)
+        result = _finished(found, name if is_new else "", tokenizers, shards, progress)
+        prepared.select(result.prepared.name)
+        notes = (*_warnings(result.prepared.manifest), *corpus.remarks(), *result.notes)
+        return replace(result, notes=notes, skipped=dict(corpus.skipped))
 
 
 def known(corpus: Corpus, name: str | None = None, holdout_chars: int = 0) -> Prepared | None:
@@ -99,14 +100,20 @@ def known(corpus: Corpus, name: str | None = None, holdout_chars: int = 0) -> Pr
 
 def extend(found: Prepared, tokenizer: str, shards: int, progress: Progress = lambda line: None) -> Prepared:
     """The set with the first `shards` shards of train encoded, or all where there are fewer. What is loaded already
-    stays as it is."""
+    stays as it is. Where none is lacking no lock is taken: another process may have it for an hour."""
     found.tokenizer(tokenizer)
-    root = found.root.parent
+    root, now = found.root.parent, prepared.load(found.root)
+    if not _lacking(now, tokenizer, shards):
+        return now
     with disk.writing(root), disk.lock(root, progress):
         now = prepared.load(found.root)
-        lacking = min(shards, len(now.manifest.shards)) - len(now.manifest.tokenizers[tokenizer].shards)
-        disk.check_space(root, max(0, lacking) * 2 * SHARD_BYTES)
+        disk.check_space(root, _lacking(now, tokenizer, shards) * 2 * SHARD_BYTES)
         return _encode_shards(now, tokenizer, shards, progress)
+
+
+def _lacking(found: Prepared, tokenizer: str, shards: int) -> int:
+    """How many of the first `shards` shards of train are not encoded."""
+    return max(0, min(shards, len(found.manifest.shards)) - len(found.manifest.tokenizers[tokenizer].shards))
 
 
 def _divided(root: Path, name: str, corpus: Corpus, holdout_chars: int, tokenizers: tuple[str, ...], shards: int,
@@ -164,9 +171,19 @@ def _tidy(found: Prepared) -> None:
                 path.unlink()
 
 
+def _check_room(root: Path, corpus: Corpus, tokenizers: tuple[str, ...], shards: int) -> None:
+    if corpus.expected_bytes:
+        needed = _needed_bytes(corpus.expected_bytes, tokenizers, shards)
+        disk.check_space(root, needed - _left_behind_bytes(root))
+
+
 def _left_behind_bytes(root: Path) -> int:
     """What killed runs take on the disk: it will be used or removed."""
-    return sum(path.stat().st_size for path in root.glob(f"{UNFINISHED}*/*"))
+    total = 0
+    for path in (root / SPOOL, *root.glob(f"{UNFINISHED}*/*")):
+        with contextlib.suppress(FileNotFoundError):  # one that has the lock may be at it
+            total += path.stat().st_size
+    return total
 
 
 def _clean(root: Path, keep: str) -> None:

@@ -156,7 +156,9 @@ class Prepared:
         return "" if digest == self.manifest.files[name].sha256 else f"{name} has changed since it was prepared"
 
     def _read(self, name: str) -> bytes:
-        return self._path(name).read_bytes()
+        path = self._path(name)
+        with disk.reading(path):
+            return path.read_bytes()
 
     def _damaged(self, why: str) -> UserError:
         return damaged(self.root, why)

@@ -112,7 +112,7 @@ def _corpus(download: Download, wishes: Wishes, is_last_scored: bool = False) ->
     made = Corpus(published.name, source, published.name,
                   lambda: corpus.capped(_documents(download.paths()[:trained], made), wishes.max_bytes, made),
                   pinned=(lambda: _documents(download.paths()[trained:], made)) if scored else None,
-                  revision=download.revision, licence=published.licence,
+                  fetch=download.paths, revision=download.revision, licence=published.licence,
                   expected_bytes=min(expected, wishes.max_bytes or expected) + published.file_bytes * scored)
     return made
 

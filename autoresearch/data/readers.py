@@ -18,7 +18,6 @@ import io
 import json
 import os
 import re
-import shutil
 import stat
 import tempfile
 import zlib
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from autoresearch import paths
+from autoresearch.data import disk
 from autoresearch.data.text import cut_near
 from autoresearch.errors import UserError
 
@@ -126,13 +126,25 @@ def _spool(stream: IO[bytes]) -> IO[bytes]:
     folder = paths.cache()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        spool = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, the caller closes it
-        shutil.copyfileobj(stream, spool, BLOCK_BYTES)
-        spool.flush()
+        with contextlib.ExitStack() as on_failure:
+            spool = on_failure.enter_context(tempfile.TemporaryFile(dir=folder))
+            for block in _blocks(stream):
+                spool.write(block)
+            spool.flush()
+            on_failure.pop_all()  # the caller closes it
     except OSError as e:
-        raise UserError(f"can't write to {folder}: {e.strerror or e}",
-                        "Free some space, or name another folder: AUTORESEARCH_CACHE=/path ar prepare") from None
+        another = "name another folder: AUTORESEARCH_CACHE=/path ar prepare"
+        raise disk.unwritable(folder, e, f"Free some space, or {another}", another) from None
     return spool
+
+
+def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
+    """Raises Unusable where the stream can't be read, which is no fault of what its content is written to."""
+    try:
+        while block := stream.read(BLOCK_BYTES):
+            yield block
+    except OSError as e:
+        raise Unusable(f"can't be read: {e.strerror or e}") from None
 
 
 def _again(descriptor: int) -> BinaryIO:
@@ -166,13 +178,12 @@ def _read(file: File, content: io.BufferedReader, fields: Fields, note: Note,
           on_cut: Callable[[], None]) -> Iterator[bytes]:
     head, (kind, _) = _sniff(file, content), file.suffixes
     if kind == PARQUET or head.startswith(b"PAR1"):
-        whole = _parquet(file.label, content, fields.column or "text", note)
+        found = _parquet(file.label, content, fields.column or "text", note)
     elif kind in JSON_LINES or (fields.json is not None and kind in (".json", "")):
-        whole = _json_lines(file.label, content, fields.json or "text", note)
+        found = _json_lines(file.label, content, fields.json or "text", note)
     else:
-        yield from separated(content, on_cut)
-        return
-    for document in whole:
+        found = separated(content, on_cut)
+    for document in found:
         while len(document) > MAX_DOCUMENT_BYTES:
             on_cut()
             cut = _cut(document)
@@ -233,16 +244,18 @@ def _sniff(file: File, content: io.BufferedReader) -> bytes:
         raise Unusable(EMPTY)
     if file.suffixes[0] == PARQUET or head.startswith(b"PAR1"):
         return head
-    if encoding := _utf16(head):
-        raise Unusable("is UTF-16", f"Convert it: iconv -f {encoding} -t UTF-8 '{file.label}' > text.txt")
+    if encoding := _wide(head):
+        raise Unusable(f"is {encoding[:6]}", f"Convert it: iconv -f {encoding} -t UTF-8 '{file.label}' > text.txt")
     if b"\0" in head or head.startswith(b"%PDF-"):
         raise Unusable(BINARY,
                        "Unpack an archive, or save a document as plain text, and name what comes out.")
     return head
 
 
-def _utf16(head: bytes) -> str | None:
-    """Which kind, if it is: most text has a zero in every other byte of it."""
+def _wide(head: bytes) -> str | None:
+    """Which UTF-32 or UTF-16 it is, if any: most text has a zero in every other byte of the latter."""
+    if head[:4] in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+        return "UTF-32"
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "UTF-16"
     zeros = head[::2].count(0), head[1::2].count(0)
@@ -252,7 +265,8 @@ def _utf16(head: bytes) -> str | None:
 
 
 def separated(file: IO[bytes], on_cut: Callable[[], None]) -> Iterator[bytes]:
-    """The documents of a stream, divided by lines of `<|endoftext|>`; `on_cut` is told of one too long to hold."""
+    """The documents of a stream, divided by lines of `<|endoftext|>`. Of one too long to hold, which `on_cut` is told
+    of, the pieces that `_read` would cut it in, up to the last."""
     text = bytearray()
     searched = 0  # no separator line begins before here
     while block := file.read(BLOCK_BYTES):
@@ -265,7 +279,7 @@ def separated(file: IO[bytes], on_cut: Callable[[], None]) -> Iterator[bytes]:
             start = found.end()
         del text[:start]
         searched = whole_lines - start if whole_lines else 0
-        while len(text) > MAX_DOCUMENT_BYTES:
+        while len(text) > MAX_DOCUMENT_BYTES + SNIFF_BYTES:  # even if it ends in half a separator line
             end = _cut(text)
             on_cut()
             yield bytes(text[:end])
@@ -301,7 +315,8 @@ def _json_lines(label: str, content: IO[bytes], field: str, note: Note) -> Itera
 def _field(where: str, line: bytes, field: str) -> bytes:
     """The field's bytes; none where it is null."""
     try:
-        value = json.loads(line.decode("utf-8", "surrogateescape"))
+        # A number of thousands of digits is nothing to us, and as an integer an error of Python's.
+        value = json.loads(line.decode("utf-8", "surrogateescape"), parse_int=float)
     except (ValueError, RecursionError) as e:
         why = f"{e.msg} at column {e.colno}" if isinstance(e, json.JSONDecodeError) else _first_line(e)
         raise UserError(f"{where} is not JSON: {why}",

@@ -3,6 +3,7 @@ memory, 16 bytes a document."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from array import array
 from collections.abc import Callable, Iterator
@@ -79,14 +80,29 @@ def fill(path: Path, corpus: Corpus, progress: Callable[[str], None] = lambda li
                  pinned, total.hexdigest(), size)
 
 
+def fetch(corpus: Corpus) -> None:
+    """Brings here what reading the corpus needs."""
+    with _reading(corpus):
+        corpus.fetch()
+
+
 def _read(corpus: Corpus) -> Iterator[tuple[bytes, bool]]:
-    """(document, is pinned), none of them empty. An OSError of the source is not one of the cache."""
+    """(document, is pinned), none of them empty."""
     pinned = corpus.pinned() if corpus.pinned is not None else iter(())
-    try:
+    with _reading(corpus):
         for document, is_pinned in chain(((d, False) for d in corpus.documents()), ((d, True) for d in pinned)):
             if document:
                 yield document, is_pinned
+
+
+@contextlib.contextmanager
+def _reading(corpus: Corpus) -> Iterator[None]:
+    """An OSError of the source is not one of the cache."""
+    try:
+        yield
     except OSError as e:
+        if e.errno in disk.NOT_OF_FILES:
+            raise
         raise UserError(f"{corpus.source} can't be read: {e.strerror or e}", "Try again, or use other text.") from e
 
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from autoresearch.data.prepared import load
-from autoresearch.harness import jobs
+from autoresearch.harness import checkpoint, jobs
 from autoresearch.harness.parent import end_with_parent
-from autoresearch.harness.scorer import Rows, file_digest, surprise
+from autoresearch.harness.scorer import Rows, surprise
 from autoresearch.harness.seal import seal
 from autoresearch.harness.serving import LogitsServer, Served, ServerFailed
 
@@ -48,7 +48,7 @@ def replay(job: jobs.ScoreJob) -> dict[str, object]:
     inputs_RT = all_rows.inputs_RT
     with np.load(job.recorded, allow_pickle=False) as recorded:
         rows, positions, logits_SV = recorded["rows"], recorded["positions"], recorded["logits"]
-        if str(recorded["weights"]) != file_digest(job.weights):
+        if str(recorded["weights"]) != checkpoint.sha256(job.weights):
             raise ServerFailed("crash", "what was recorded for the replay is of other weights")
     rng = np.random.default_rng()
     order = rng.permutation(len(rows))
@@ -95,7 +95,7 @@ def main() -> None:
     try:
         result = replay(job)
     except ServerFailed as e:
-        result = {"status": e.status, "reason": e.reason}
+        result = {"status": e.status, "reason": e.reason, "cause": e.cause}
     print(json.dumps(result), flush=True)
 
 

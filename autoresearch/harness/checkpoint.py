@@ -37,6 +37,7 @@ ENTRY = "autoresearch"  # in the metadata of the safetensors header, with the si
 SIGNATURE = "autoresearch.signature"
 MAX_HEADER_BYTES = 100_000_000  # what safetensors allows
 BLOCK_BYTES = 1 << 20
+KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def precision(path: Path) -> str:
         return ""
 
 
-def sha256(path: Path) -> str:
+def sha256(path: str | Path) -> str:
     """Of the whole file."""
     with open(path, "rb") as file:
         return _sha256(file)
@@ -186,11 +187,25 @@ def _parse(metadata: Any) -> Record:
     kinds = typing.get_type_hints(Record)
     wrong = [name for name, kind in kinds.items() if name not in stored or not _is(kind, stored[name])]
     if wrong or set(stored) != set(kinds):
-        raise _Unreadable(f"has a record that can't be read: {', '.join(wrong or sorted(set(stored) - set(kinds)))}")
+        parts = ", ".join(wrong or map(ascii, sorted(set(stored) - set(kinds))))[:200]
+        raise _Unreadable(f"has a record that can't be read: {parts}")
+    if not _can_be_written(metadata, stored):
+        raise _Unreadable("has a record that can't be read: it holds halves of characters")
     if assemble.outside(stored["code"]):
         raise _Unreadable("has a record that can't be read: code outside the candidate's folder")
     names = [name for name, kind in kinds.items() if kind is str]
     return Record(**stored | {name: line(stored[name]) for name in names})  # they are shown, and may be a stranger's
+
+
+def _can_be_written(metadata: dict[str, str], stored: dict[str, Any]) -> bool:
+    """A surrogate stands alone nowhere but for a byte of code: no digest, file or terminal could take it."""
+    try:
+        texts = [metadata[ENTRY], metadata[SIGNATURE], stored | {"code": list(stored["code"])}]
+        json.dumps(texts, ensure_ascii=False).encode()
+        "".join(stored["code"].values()).encode("utf-8", "surrogateescape")
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True
 
 
 def _is(kind: Any, value: Any) -> bool:
@@ -215,15 +230,28 @@ def _sign(text: str) -> str:
 
 
 def _key() -> bytes:
-    """Thirty-two random bytes of this cache, made when first needed."""
+    """Random bytes of this cache, made when first needed."""
     path = paths.cache() / "checkpoint.key"
     with contextlib.suppress(FileNotFoundError):
-        return path.read_bytes()
+        if len(key := path.read_bytes()) == KEY_BYTES:
+            return key
+    return _make_key(path)
+
+
+def _make_key(path: Path) -> bytes:
+    """Whoever comes first makes it, the others use that one. Without links: not every file system has them."""
+    import fcntl  # not on native Windows
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(new, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(secrets.token_bytes(32))
-    with contextlib.suppress(FileExistsError):
-        os.link(new, path)  # whoever comes first; all others use that one
-    new.unlink()
-    return path.read_bytes()
+    with open(path, "a+b", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        with contextlib.suppress(OSError):  # nor locks: two that come at one moment may then disagree
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        key = file.read()
+        if len(key) != KEY_BYTES:  # nobody came before, or was killed at it
+            key = secrets.token_bytes(KEY_BYTES)
+            file.truncate(0)
+            file.write(key)
+            file.flush()
+            os.fsync(file.fileno())
+        return key

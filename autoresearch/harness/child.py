@@ -21,11 +21,13 @@ class Unusable(Exception):
 
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "unable to allocate", "bad alloc", "failed to allocate",
-                 "greater than the maximum allowed buffer size", "insufficient memory")
-# What a driver says that is lost or reset, Metal of a command it gave up, and a disk. An illegal access is the code's.
+                 "greater than the maximum allowed buffer size", "insufficient memory", "status_alloc_failed")
+# What a driver says that is lost or reset, Metal of a command it gave up, and a disk. A kernel that is launched wrongly
+# or goes where it must not is the code's.
 DEVICE_FAULTS = ("cuda error", "cuda driver error", "command buffer execution failed", "gpu hang", "nvml",
                  "no space left on device", "disk quota exceeded", "input/output error")
-CODE_FAULTS = ("illegal memory access", "device-side assert", "invalid configuration argument", "misaligned address")
+CODE_FAULTS = ("illegal memory access", "device-side assert", "misaligned address", "invalid configuration argument",
+               "invalid argument", "invalid device function", "too many resources requested for launch")
 
 
 def shut_in(walls: str) -> None:
@@ -63,7 +65,8 @@ def precision_of(recipe: Recipe, device: Device) -> str:
 
 
 def initial_state(backend: Backend, recipe: Recipe, vocab: int, seed: int = 0) -> State:
-    """The seed decides the weights, whose stream (seed, 0) is theirs alone, and the dropout."""
+    """The seed decides the weights and the dropout. The weights come from the stream (seed, 0), and so does the order
+    of the first epoch's text (data/batches.py): the same numbers, to ends that have nothing in common."""
     import numpy as np
 
     from backends.gpt import params

@@ -26,13 +26,13 @@ class Process:
     parent: int
     group: int
     session: int  # 0 where the system does not say
-    started: int  # tells a process from a later one with its number; 0 where the system does not say
+    started: str  # tells a process from a later one with its number, in the system's own words
     tasks: int
     memory_bytes: int  # resident
     dead: bool  # a zombie
 
     @property
-    def key(self) -> tuple[int, int]:
+    def key(self) -> tuple[int, str]:
         return self.pid, self.started
 
 
@@ -57,11 +57,10 @@ def forget(leader: int) -> None:
 class Family:
     def __init__(self, leader: int):
         self.leader = leader
-        self._seen: set[tuple[int, int]] = set()
+        self._seen: set[tuple[int, str]] = set()
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        me = os.getpid()
-        self._others = {p.key for p in listed() if p.parent == me and p.pid != leader}
+        self._others = _older(leader) if sys.platform == "linux" else set()
 
     def members(self) -> list[Process]:
         """Those that live, and those of the dead that are ours to bury."""
@@ -99,6 +98,14 @@ class Family:
                 os.waitpid(p.pid, os.WNOHANG)
 
 
+def _older(leader: int) -> set[tuple[int, str]]:
+    """Children of ours that were there before it. One that is younger may be an orphan of its already."""
+    me, now = os.getpid(), listed()
+    children = [p for p in now if p.parent == me and p.pid != leader]
+    born = [int(p.started) for p in now if p.pid == leader]  # in ticks since the system started
+    return {p.key for p in children if not born or int(p.started) <= born[0]}
+
+
 def listed() -> list[Process]:
     """Every process of the system that can be seen."""
     if sys.platform != "linux":
@@ -111,14 +118,17 @@ def listed() -> list[Process]:
                 state, *fields = f.read().rpartition(b")")[2].split()
         except OSError:
             continue
-        parent, group, session, threads, started, pages = (int(fields[i]) for i in (0, 1, 2, 16, 18, 20))
-        found.append(Process(int(pid), parent, group, session, started, threads, page * pages, state in (b"Z", b"X")))
+        parent, group, session, threads, pages = (int(fields[i]) for i in (0, 1, 2, 16, 20))
+        found.append(Process(int(pid), parent, group, session, fields[18].decode(), threads, page * pages,
+                             state in (b"Z", b"X")))
     return found
 
 
 def _by_ps() -> list[Process]:
-    asked = subprocess.Popen(["ps", "-axo", "pid=,ppid=,pgid=,rss=,state="], stdout=subprocess.PIPE, text=True)
+    asked = subprocess.Popen(["ps", "-axo", "pid=,ppid=,pgid=,rss=,state=,lstart="], stdout=subprocess.PIPE, text=True,
+                             env=os.environ | {"LC_ALL": "C", "TZ": "UTC"})  # local time changes in autumn
     found = []
-    for pid, parent, group, kib, state in (line.split() for line in asked.communicate()[0].splitlines()):
-        found.append(Process(int(pid), int(parent), int(group), 0, 0, 1, 1024 * int(kib), state.startswith("Z")))
+    for pid, parent, group, kib, state, *started in (line.split() for line in asked.communicate()[0].splitlines()):
+        found.append(Process(int(pid), int(parent), int(group), 0, " ".join(started), 1, 1024 * int(kib),
+                             state.startswith("Z")))
     return [p for p in found if p.pid != asked.pid]

@@ -1,7 +1,8 @@
 """The feeder process: token rows from the train shard into the ring, in an order that only the seed decides.
 
-Trusted. It starts to fill when the supervisor writes a byte to its standard input, which is when the
-trial's clock starts, and ends when that input closes; then it prints how many steps it handed over.
+Trusted. It prints an empty line when it has the first row. It starts to fill when the supervisor writes a byte to its
+standard input, which is when the trial's clock starts, and ends when that input closes; then it prints how many steps
+it handed over.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def feed(job: jobs.FeederJob, stdin: int) -> int:
     rows = training_rows(shards, job.bos, job.seq_len, job.seed)
     first, _ = next(rows)  # cutting and shuffling a large text takes seconds, which are not the trial's
     rows = itertools.chain([(first, 0)], rows)
+    print(flush=True)
     if not os.read(stdin, 1):
         return 0
     ring.dev[:] = dev_rows(dev, job.bos, job.seq_len, job.dev_rows)

@@ -52,7 +52,6 @@ def attempts(decoys: Decoys) -> dict[str, Callable[[], object]]:
         "redirect a pair of sockets to a Unix socket": lambda: _redirect(d["unix_datagram"]),
         "listen for connections": lambda: _listen(),
         "send a signal to another process": lambda: os.kill(pid, 0),
-        "leave its session": lambda: _new_session(),
     }
 
 
@@ -72,6 +71,7 @@ def attempts_on_linux(decoys: Decoys) -> dict[str, Callable[[], object]]:
         "make a key": lambda: _call("add_key", b"user", b"autoresearch", b"x", 1, -3),
         "leave shared memory behind": lambda: _call("shmctl", _call("shmget", 0, 4096, 0o1600), 0, 0),
         "watch a folder elsewhere": lambda: os.close(_call("inotify_init1", 0)),
+        "leave its session": lambda: _new_session(),  # on a Mac nothing refuses it (docs/threat-model.md)
         "outlive its supervisor": lambda: _checked(ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, 0)),
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from autoresearch import scratch
 from autoresearch.errors import UserError
 from autoresearch.harness import caches, family, sandbox
 from autoresearch.harness.assemble import PACKAGE
@@ -41,13 +41,14 @@ def environment(scratch: Path) -> dict[str, str]:
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / caches.NAME / "inductor"),
         "TRITON_CACHE_DIR": str(scratch / caches.NAME / "triton"),
         "TORCH_WARM_POOL": "0",  # compiling processes that Triton's torch starts die behind the walls: no /dev/shm
+        "MLX_ENABLE_TF32": "0",  # else Metal, from the M5 on, multiplies float32 in TF32
         # Threads that spin while they wait make two trials, or one busy neighbour, 2.8x slower.
         "OMP_WAIT_POLICY": "passive",
     }
 
 
 def drop_scratch(folder: Path) -> None:
-    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    scratch.remove(folder / SCRATCH)
 
 
 def candidate(module: str, job: str, tree: Path, folder: Path, descriptors: Sequence[int], *,
@@ -57,17 +58,17 @@ def candidate(module: str, job: str, tree: Path, folder: Path, descriptors: Sequ
     UserError where there should be a sandbox and can't be."""
     shut = sandbox.require()
     drop_scratch(folder)
-    scratch = folder / SCRATCH
-    scratch.mkdir(parents=True)
+    own = folder / SCRATCH
+    own.mkdir(parents=True)
     if compiled is not None:
-        caches.copy(compiled, scratch / caches.NAME)
+        caches.copy(compiled, own / caches.NAME)
     reads = [tree, *read]
-    walls = sandbox.walls(reads, scratch).dump() if shut and sys.platform == "linux" else ""
-    wrapper = sandbox.wrapper(reads, scratch) if shut and sys.platform == "darwin" else []
+    walls = sandbox.walls(reads, own).dump() if shut and sys.platform == "linux" else ""
+    wrapper = sandbox.wrapper(reads, own) if shut and sys.platform == "darwin" else []
     with open(folder / "log.txt", "ab") as log:
         return register(subprocess.Popen(
             [*wrapper, sys.executable, "-I", "-B", "-u", "-c", BOOT, str(tree), f"autoresearch.harness.{module}", job,
-             walls], cwd=scratch, env=environment(scratch), pass_fds=descriptors, start_new_session=True,
+             walls], cwd=own, env=environment(own), pass_fds=descriptors, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         ))
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from autoresearch import scratch
 from autoresearch.harness import assemble, caches, jobs, launch, sandbox
-from autoresearch.harness.channel import Channel, Closed
-from autoresearch.harness.serving import failure_of
+from autoresearch.harness.channel import Channel
+from autoresearch.harness.stranger import Stranger
 from autoresearch.harness.supervise import TrialFailed, is_number, number
-from autoresearch.harness.text import clean, tail
+from autoresearch.harness.text import clean
 from autoresearch.harness.watch import Watch
 from backends.base import Device
 from backends.recipe import Recipe
@@ -76,16 +76,18 @@ class Measuring:
     def _start(self, ending: contextlib.ExitStack) -> None:
         assemble.assemble(self._folder / "tree", self._candidate)
         ours, theirs = socket.socketpair()
-        self._channel = Channel(ours)
+        channel = Channel(ours)
         with theirs:
             job = jobs.dump(jobs.MeasureJob(self._backend, theirs.fileno()))
             process = launch.candidate("measure", job, self._folder / "tree", self._folder, (theirs.fileno(),),
                                        compiled=self._compiled)
         ending.callback(self._keep_compiled)
-        self._watch = Watch(process.pid, self._folder)
-        ending.callback(self._watch.stop)
+        watch = Watch(process.pid, self._folder)
+        ending.callback(watch.stop)
         ending.callback(launch.end, process)
-        ending.callback(self._channel.close)
+        ending.callback(channel.close)
+        self._process = Stranger("the measuring process", process, channel, watch, TrialFailed,
+                                 self._folder / "log.txt")
 
     def _keep_compiled(self) -> None:
         if self._compiled is not None:  # it has seen no text
@@ -125,24 +127,13 @@ class Measuring:
             int(number(told, "not_finite")), number(told, "speed_ratio"))
 
     def _ask(self, timeout_s: float, **asked: Any) -> dict[str, Any]:
-        try:
-            self._channel.send(**asked)
-        except Closed:
-            raise TrialFailed("crash", self._death()) from None
+        self._process.send(**asked)
         return self._reply("done", timeout_s)
 
     def _reply(self, event: str, timeout_s: float) -> dict[str, Any]:
-        try:
-            message = self._channel.receive(max(0.0, timeout_s))
-        except Closed:
-            raise TrialFailed("crash", self._death()) from None
-        except ValueError as e:
-            raise TrialFailed("invalid", f"the measuring process broke the protocol: {e}") from None
+        message = self._process.receive(max(0.0, timeout_s))
         if message is None:
             raise TrialFailed("timeout", f"no answer within {timeout_s:.0f} s")
         if message.get("event") != event:
-            raise TrialFailed("crash", failure_of(message) or "the measuring process answered something else")
+            raise TrialFailed("crash", "the measuring process answered something else")
         return message
-
-    def _death(self) -> str:
-        return self._watch.reason or tail(self._folder / "log.txt", 3) or "the measuring process died"

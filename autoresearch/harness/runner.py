@@ -23,10 +23,11 @@ from typing import Any
 from autoresearch.data.batches import dev_rows
 from autoresearch.data.prepare import extend
 from autoresearch.data.prepared import Prepared, tokens_file
-from autoresearch.harness import assemble, audit, checkpoint, jobs, launch, seal
+from autoresearch.harness import assemble, audit, caches, checkpoint, jobs, launch, seal
 from autoresearch.harness.channel import RingShape
 from autoresearch.harness.scorer import longest_row, padded
-from autoresearch.harness.supervise import DIVERGED, Listener, Outcome, Pipes, Supervised, TrialFailed, plumbing
+from autoresearch.harness.stranger import DIVERGED, Stranger
+from autoresearch.harness.supervise import Listener, Outcome, Pipes, Supervised, TrialFailed, plumbing
 from autoresearch.harness.text import tail
 from autoresearch.harness.watch import Watch
 from autoresearch.records import MACHINE, Evaluation, Score
@@ -57,7 +58,7 @@ def dev_tokens(budget_s: float | None) -> int:
     return int(min(16384, max(2048, 64 * (budget_s or 0))))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Runner:
     """Runs trials of one prepared text on one backend. `caches` holds compile caches by code digest; `shards` is how
     many shards of train are trained on, whatever the tokenizer; None: those that are encoded."""
@@ -138,7 +139,7 @@ class Runner:
             folder=str(folder), recorded=str(folder / records) if records else "", nonce=secrets.token_hex(8))
 
     def _cache(self, candidate: dict[str, bytes]) -> Path:
-        return self.caches / assemble.code_digest(candidate)
+        return caches.of(candidate, self.caches)
 
     def _ask(self, module: str, job: jobs.ScoreJob, timeout_s: float | None) -> dict[str, Any]:
         expected = seal.seal(job.nonce, self.prepared, job.tokenizer, program())
@@ -157,7 +158,7 @@ class Runner:
         except seal.Broken as e:
             raise TrialFailed("crash", f"the {module} {e}", MACHINE) from None
         if result["status"] != "ok":
-            raise TrialFailed(result["status"], result["reason"])
+            raise TrialFailed(result["status"], result["reason"], result["cause"])
         return result
 
     def _train(self, candidate: dict[str, bytes], recipe: Recipe, seed: int, folder: Path, budget_s: float | None,
@@ -170,7 +171,7 @@ class Runner:
             raise TrialFailed("invalid", reason)
         with plumbing(shape) as pipes, contextlib.ExitStack() as ending:
             ending.callback(launch.drop_scratch, folder)
-            feeder = launch.trusted("feeder", jobs.dump(self._feeder_job(recipe, seed, shape, pipes)),
+            feeder = launch.trusted("feeder", jobs.dump(self._feeder_job(recipe, seed, shape, pipes, listen)),
                                     descriptors=(pipes.ring, pipes.filled_write, pipes.free_read))
             ending.callback(launch.end, feeder)
             job = jobs.TrialJob(
@@ -185,8 +186,9 @@ class Runner:
             ending.callback(launch.end, trial)
             pipes.keep_ours()
             scale = self._dev_scale(recipe, dev)
-            supervised = Supervised(trial, feeder, watch, pipes.channel, folder, self._cache(candidate), budget_s,
-                                    scale, 4 * spec.params(), listen)
+            stranger = Stranger("the trial", trial, pipes.channel, watch, TrialFailed)
+            supervised = Supervised(stranger, feeder, folder, self._cache(candidate), budget_s, scale,
+                                    4 * spec.params(), listen)
             supervised.follow(outcome)
             launch.end(trial)
         told, asked = outcome.facts["precision"], recipe.runtime.precision
@@ -214,20 +216,22 @@ class Runner:
         except ValueError as e:
             raise TrialFailed("invalid", f"the file of weights that the trial wrote {e}") from None
 
-    def _feeder_job(self, recipe: Recipe, seed: int, shape: RingShape, pipes: Pipes) -> jobs.FeederJob:
+    def _feeder_job(self, recipe: Recipe, seed: int, shape: RingShape, pipes: Pipes,
+                    listen: Listener = lambda m: None) -> jobs.FeederJob:
         name = recipe.data.tokenizer
-        train = self._train_text(name).tokens("train", name, self.shards)
+        train = self._train_text(name, listen).tokens("train", name, self.shards)
         return jobs.FeederJob(
             shards=[str(shard.filename) for shard in train],
             dev_shard=str(self.prepared.root / tokens_file("dev", name)), dtype=str(train[0].dtype),
             bos=self.prepared.tokenizer(name).bos, rows=shape.rows, seq_len=shape.seq_len, dev_rows=shape.dev_rows,
             seed=seed, ring=pipes.ring, filled=pipes.filled_write, free=pipes.free_read)
 
-    def _train_text(self, tokenizer: str) -> Prepared:
-        """The text with the shards of train that every trial sees; those that a tokenizer lacks are encoded now."""
-        if len(self.prepared.manifest.tokenizers[tokenizer].shards) >= (self.shards or 0):
-            return self.prepared
-        return extend(self.prepared, tokenizer, self.shards or 0)
+    def _train_text(self, tokenizer: str, listen: Listener) -> Prepared:
+        """The text with the shards of train that every trial sees; those that a tokenizer lacks are encoded now, and
+        each line about it is an event."""
+        if len(self.prepared.manifest.tokenizers[tokenizer].shards) < (self.shards or 0):
+            self.prepared = extend(self.prepared, tokenizer, self.shards or 0, lambda line: listen({"event": line}))
+        return self.prepared
 
     def _dev_scale(self, recipe: Recipe, count: int) -> float:
         """Bits per byte of the dev rows per nat per token."""

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from autoresearch import paths
 from autoresearch.errors import UserError
-from autoresearch.harness import landlock, seccomp
+from autoresearch.harness import cgroup, landlock, seccomp
 from autoresearch.harness.confine import Walls
 from backends import host
 
@@ -108,11 +108,7 @@ def wrapper(read: Iterable[Path], scratch: Path) -> list[str]:
 
 
 def profile(read: Iterable[str], write: Iterable[str]) -> str:
-    """In the language of sandbox-exec. Paths are resolved: the kernel compares what links lead to."""
-    def below(paths: Iterable[str]) -> str:
-        real = dict.fromkeys(os.path.realpath(p) for p in paths)
-        return " ".join(f'(subpath "{p}")' for p in (q.replace("\\", "\\\\").replace('"', '\\"') for q in real))
-
+    """In the language of sandbox-exec."""
     readable, writable = below(read), below(write)
     return "\n".join([
         "(version 1)", "(deny default)", "(allow process-fork)", f"(allow process-exec {readable})",
@@ -123,6 +119,12 @@ def profile(read: Iterable[str], write: Iterable[str]) -> str:
         '(allow file-read* (literal "/") (literal "/dev/urandom") (literal "/dev/random"))',
         "(allow iokit-get-properties)", f"(allow iokit-open {_all('iokit-user-client-class', METAL_CLIENTS)})",
         f"(allow mach-lookup {_all('global-name', METAL_SERVICES)} {_all('xpc-service-name', METAL_SERVICES)})", ""])
+
+
+def below(folders: Iterable[str]) -> str:
+    """How sandbox-exec names folders with all in them. Resolved: the kernel compares what links lead to."""
+    real = dict.fromkeys(os.path.realpath(folder) for folder in folders)
+    return " ".join('(subpath "{}")'.format(p.replace("\\", "\\\\").replace('"', '\\"')) for p in real)
 
 
 def toolchain() -> list[str]:
@@ -173,12 +175,8 @@ def limits(scratch: Path) -> dict[str, int]:
 
 def memory_bytes() -> int:
     """What this machine, or the container around us, has."""
-    physical = host.memory_bytes()
-    try:
-        group = Path("/proc/self/cgroup").read_text(encoding="ascii").rpartition("::")[2].strip()
-        return min(physical, int(Path(f"/sys/fs/cgroup{group}/memory.max").read_text(encoding="ascii")))
-    except (OSError, ValueError):
-        return physical
+    physical, allowed = host.memory_bytes(), cgroup.memory_bytes()
+    return physical if allowed is None else min(physical, allowed)
 
 
 def disk_bytes(folder: Path) -> int:

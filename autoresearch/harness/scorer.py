@@ -6,7 +6,6 @@ log-softmax itself, and records the logits at a few secret positions for the rep
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import sys
@@ -21,7 +20,7 @@ from autoresearch.data.prepared import load
 from autoresearch.data.splits import SCORED
 from autoresearch.data.tokenizer import Tokenizer
 from autoresearch.data.yardstick import sampling_error_bpb
-from autoresearch.harness import jobs
+from autoresearch.harness import checkpoint, jobs
 from autoresearch.harness.parent import end_with_parent
 from autoresearch.harness.seal import seal
 from autoresearch.harness.serving import LogitsServer, Served, ServerFailed
@@ -109,7 +108,7 @@ class Recorder:
 
     def save(self, path: str, weights: str, nats_R: np.ndarray, bytes_R: np.ndarray) -> None:
         np.savez(path, rows=np.array(self.rows), positions=np.array(self.positions), logits=np.array(self.logits),
-                 nats=nats_R, bytes=bytes_R, weights=file_digest(weights))
+                 nats=nats_R, bytes=bytes_R, weights=checkpoint.sha256(weights))
 
 
 def score(job: jobs.ScoreJob) -> dict[str, object]:
@@ -147,11 +146,6 @@ def score(job: jobs.ScoreJob) -> dict[str, object]:
             "legacy_bytes": int(legacy_bytes), "seal": seal(job.nonce, found, job.tokenizer)}
 
 
-def file_digest(path: str) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def save_rows(path: Path, texts: list[bytes]) -> None:
     np.savez(path, text=np.frombuffer(b"".join(texts), np.uint8), ends=np.cumsum([0, *map(len, texts)]))
 
@@ -168,7 +162,7 @@ def main() -> None:
     try:
         result = score(job)
     except ServerFailed as e:
-        result = {"status": e.status, "reason": e.reason}
+        result = {"status": e.status, "reason": e.reason, "cause": e.cause}
     print(json.dumps(result), flush=True)
 
 

@@ -31,8 +31,8 @@ def seal(nonce: str, found: Prepared, tokenizer: str, program: str = "") -> dict
 
 
 def opened(answer: bytes, expected: dict[str, str], wanted: tuple[str, ...]) -> dict[str, Any]:
-    """The answer, if it is whole: a failure with its reason, or all of `wanted` under the expected seal. Raises
-    Broken."""
+    """The answer, if it is whole: a failure with its reason and cause, or all of `wanted` under the expected seal.
+    Raises Broken."""
     try:
         result = json.loads(answer)
     except ValueError:
@@ -40,7 +40,7 @@ def opened(answer: bytes, expected: dict[str, str], wanted: tuple[str, ...]) -> 
     if not isinstance(result, dict):
         raise Broken("gave no whole answer")
     if result.get("status") != "ok":
-        if isinstance(result.get("status"), str) and isinstance(result.get("reason"), str):
+        if all(isinstance(result.get(name), str) for name in ("status", "reason", "cause")):
             return result
         raise Broken("gave no whole answer")
     if missing := [name for name in (*wanted, "seal") if name not in result]:

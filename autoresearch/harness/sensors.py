@@ -24,6 +24,8 @@ from pathlib import Path
 
 import psutil
 
+from autoresearch.harness import cgroup
+
 ROOT = Path("/")
 # Goes on while the machine sleeps, as time.monotonic() does not. macOS calls it CLOCK_MONOTONIC.
 BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -67,14 +69,14 @@ class Counters:
 
 def counters(root: Path = ROOT) -> Counters:
     own = list(_family())
-    return Counters(_busy_s(), sum(_cpu_s(p) for p in own), _memory_stall_s(root), _swapped_bytes(root),
+    return Counters(_busy_s(root), sum(_cpu_s(p) for p in own), _memory_stall_s(root), _swapped_bytes(root),
                     _throttled_s(root), _faults(own))
 
 
 def cores(root: Path = ROOT) -> float:
     """That we may use: all, or those of a CPU set, or a container's share."""
     allowed = float(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
-    quota = _quota(root)
+    quota = cgroup.cores(root)
     return min(allowed, quota) if quota else allowed
 
 
@@ -194,23 +196,24 @@ def _faults(processes: list[psutil.Process]) -> int | None:
 
 # The machine
 
-def _busy_s() -> float | None:
+def _busy_s(root: Path) -> float | None:
     """None in a container with a share of all cores: who uses the rest doesn't matter there."""
-    if _quota(ROOT):
+    if cgroup.cores(root):
         return None
-    each = psutil.cpu_times(percpu=True)
     if sys.platform == "linux":
-        each = [t for i, t in enumerate(each) if i in os.sched_getaffinity(0)] or each
-    # `user` and `nice` hold what guests of ours take.
-    names = ("user", "nice", "system", "irq", "softirq", "steal")
-    return float(sum(getattr(t, name, 0.0) for t in each for name in names))
+        return _busy_of(_text(root / "proc/stat") or "", os.sched_getaffinity(0))
+    t = psutil.cpu_times()
+    return float(t.user + t.nice + t.system)
 
 
-def _quota(root: Path) -> float | None:
-    """Cores' worth of CPU time that a container gets."""
-    group = (_text(root / "proc/self/cgroup") or "").rpartition("::")[2].strip()
-    words = (_text(root / f"sys/fs/cgroup{group}/cpu.max") or "max").split()
-    return None if words[0] == "max" else int(words[0]) / int(words[1])
+def _busy_of(stat: str, allowed: set[int]) -> float | None:
+    """By /proc/stat, on the cores that we may use. Cores that are switched off have no line. A container may number its
+    cores anew, while our rights name them as the machine does: then all that it shows are ours."""
+    ticks = {int(core): fields.split() for core, fields in re.findall(r"^cpu(\d+) (.+)$", stat, re.MULTILINE)}
+    ours = [ticks[core] for core in allowed] if allowed <= ticks.keys() else list(ticks.values())
+    # user, nice, system, irq, softirq, steal; the first two hold what guests of ours take.
+    used = sum(int(fields[i]) for fields in ours for i in (0, 1, 2, 5, 6, 7) if i < len(fields))
+    return used / os.sysconf("SC_CLK_TCK") if ticks else None
 
 
 def _memory_stall_s(root: Path) -> float | None:

@@ -13,26 +13,16 @@ from typing import Any
 import numpy as np
 
 from autoresearch.harness import jobs, launch
-from autoresearch.harness.channel import Channel, Closed, map_array, shared_buffer
-from autoresearch.harness.text import clean
+from autoresearch.harness.channel import Channel, map_array, shared_buffer
+from autoresearch.harness.stranger import Failed, Stranger
 from autoresearch.harness.watch import Watch
 
 LOGITS_BYTES = 64 << 20  # of one batch
 START_TIMEOUT_S, REPLY_TIMEOUT_S = 180.0, 120.0
 
 
-def failure_of(message: dict[str, Any]) -> str:
-    """The reason in a child's `failed` message, fit to show."""
-    words = clean(str(message.get("message", ""))[:2000]).strip()
-    return f"out of memory: {words}" if message.get("kind") == "out_of_memory" else words
-
-
-class ServerFailed(Exception):
-    """`status` is the verdict it leads to: crash, timeout or invalid."""
-
-    def __init__(self, status: str, reason: str):
-        self.status, self.reason = status, reason
-        super().__init__(reason)
+class ServerFailed(Failed):
+    """The model can't be asked; `status` is crash, timeout or invalid."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +50,11 @@ class LogitsServer:
             batch=self.batch, length=length, control=theirs.fileno(), tokens=tokens, logits=logits)
         self._tokens = map_array(tokens, (self.batch, length), np.int32)
         self._logits = map_array(logits, (self.batch, length, served.vocab), np.float32)
-        self._channel = Channel(ours)
         self._folder = Path(served.folder)
-        self._process = launch.candidate("logits_server", jobs.dump(job), Path(served.tree), self._folder,
-                                         (theirs.fileno(), tokens, logits), read=[Path(served.weights)])
-        self._watch = Watch(self._process.pid, self._folder)
+        process = launch.candidate("logits_server", jobs.dump(job), Path(served.tree), self._folder,
+                                   (theirs.fileno(), tokens, logits), read=[Path(served.weights)])
+        self._server = Stranger("the logits server", process, Channel(ours), Watch(process.pid, self._folder),
+                                ServerFailed)
         theirs.close()
         os.close(tokens)
         os.close(logits)
@@ -78,9 +68,9 @@ class LogitsServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
-        self._channel.close()
-        launch.end(self._process)
-        self._watch.stop()
+        self._server.channel.close()
+        launch.end(self._server.process)
+        self._server.watch.stop()
         launch.drop_scratch(self._folder)  # what it saw of the text, it must not tell the next one
 
     def ask(self, tokens_BT: np.ndarray) -> np.ndarray:
@@ -88,30 +78,16 @@ class LogitsServer:
         rows = len(tokens_BT)
         self._tokens[:rows] = tokens_BT
         self._logits[:rows] = np.nan  # what the server leaves out can't pass for an answer
-        try:
-            self._channel.send(rows=rows)
-        except Closed:
-            raise self._died() from None
+        self._server.send(rows=rows)
         self._reply("served", REPLY_TIMEOUT_S)
         return self._logits[:rows].copy()  # the server can still write to its own: what is scored is what is recorded
-
-    def _died(self) -> ServerFailed:
-        why = self._watch.reason
-        return ServerFailed("crash", f"the logits server {'was stopped: ' + why if why else 'died'}")
 
     def _reply(self, expected: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
             left = deadline - time.monotonic()
-            try:
-                message = self._channel.receive(left) if left > 0 else None
-            except Closed:
-                raise self._died() from None
-            except ValueError as e:
-                raise ServerFailed("invalid", f"the logits server broke the protocol: {e}") from None
+            message = self._server.receive(left) if left > 0 else None
             if message is None:
                 raise ServerFailed("timeout", f"the logits server gave no answer within {timeout_s:.0f} s")
-            if message.get("event") == "failed":
-                raise ServerFailed("crash", failure_of(message))
             if message.get("event") == expected:
                 return

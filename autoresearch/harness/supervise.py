@@ -12,8 +12,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import select
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -24,33 +24,26 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from autoresearch.harness import caches, calibrate, checkpoint, launch
-from autoresearch.harness.channel import Channel, Closed, RingShape, shared_buffer
+from autoresearch.harness.channel import Channel, RingShape, shared_buffer
 from autoresearch.harness.conditions import Conditions, Observer
-from autoresearch.harness.serving import failure_of
-from autoresearch.harness.text import clean
-from autoresearch.harness.watch import OUT_OF_MEMORY, Watch
-from autoresearch.records import MACHINE, MEMORY, Point
+from autoresearch.harness.stranger import Failed, Stranger
+from autoresearch.harness.text import clean, line
+from autoresearch.records import MACHINE, Point
 
 WARMUP_TIMEOUT_S = 900.0  # cold compilation of a large model on few cores
+FEEDER_TIMEOUT_S = 300.0  # a large text on a slow disk; it has had the whole warm-up before
 HAND_OVER_S, HAND_OVER_SHARE, SLOW_DISK_BYTES_PER_S = 3.0, 0.01, 50e6
 FINISH_S = 10.0
 SILENT_S = 60.0  # without a word from a trial that trains, and at least twice what its whole warm-up took
 SLOWER = 20.0  # times its longest silence so far
 
-DIVERGED = "diverged"  # a cause beside MEMORY and MACHINE: the loss went to infinity, or to where no loss is
-CAUSES = {"diverged": DIVERGED, "out_of_memory": MEMORY, "device": MACHINE, "unusable": MACHINE}  # by a child's kinds
 FEEDER_DIED = "the feeder died; the disk or the prepared text may be damaged"
 
 Listener = Callable[[dict[str, Any]], None]
 
 
-class TrialFailed(Exception):
-    """`status` is a verdict: crash, timeout, invalid or interrupted. `cause` is DIVERGED, MEMORY, MACHINE, or empty
-    where it is another fault of the candidate's own."""
-
-    def __init__(self, status: str, reason: str, cause: str = ""):
-        self.status, self.reason, self.cause = status, reason, cause
-        super().__init__(reason)
+class TrialFailed(Failed):
+    """Why a trial has no score, or one that does not count."""
 
 
 @dataclass
@@ -130,10 +123,8 @@ def plumbing(shape: RingShape) -> Iterator[Pipes]:
 class Supervised:
     """One running trial, seen from outside."""
 
-    trial: subprocess.Popen[bytes]
+    trial: Stranger
     feeder: subprocess.Popen[bytes]
-    watch: Watch
-    channel: Channel
     folder: Path
     cache: Path  # where what it compiles in its warm-up is kept
     budget_s: float | None
@@ -148,7 +139,8 @@ class Supervised:
         outcome.facts = {"device": clean(str(loaded.get("device")))[:100],
                          "precision": clean(str(loaded.get("precision")))[:20],
                          "warmup_s": number(ready, "warmup_s"), "ceiling_flops": number(ready, "ceiling_flops")}
-        before, seen = calibrate.speed(), Observer(self.trial.pid)
+        self._await_feeder()
+        before, seen = calibrate.speed(), Observer(self.trial.process.pid)
         try:
             self._train(outcome, seen)
         except TrialFailed as e:
@@ -160,7 +152,7 @@ class Supervised:
         done = self._await("done", self._finish_s(outcome), "its diagnostics")
         outcome.params, outcome.peak_memory_bytes = int(number(done, "params")), int(number(done, "peak_memory_bytes"))
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.trial.wait(2)  # its own end is no load to calibrate beside
+            self.trial.process.wait(2)  # its own end is no load to calibrate beside
         outcome.conditions = seen.conditions(outcome.curve, (before, calibrate.speed()))
         diagnostics = done.get("diagnostics")
         if isinstance(diagnostics, dict):
@@ -199,14 +191,24 @@ class Supervised:
             if message["event"] == "stopped":
                 return
 
+    def _await_feeder(self) -> None:
+        """Until it has cut and shuffled the documents, which on the clock would be the trial's time."""
+        says = self.feeder.stdout
+        assert says is not None
+        if not select.select([says], [], [], FEEDER_TIMEOUT_S)[0]:
+            raise TrialFailed("crash", f"the feeder had no row {FEEDER_TIMEOUT_S:.0f} s after the warm-up: the disk is "
+                                       "slow, or the prepared text larger than this machine can shuffle", MACHINE)
+        if not os.read(says.fileno(), 1):
+            raise self._feeder_died()
+
     def _go(self) -> None:
         """Opens the feeder and starts the trial's clock."""
         try:
             self.feeder.stdin.write(b"\0")  # type: ignore[union-attr]
             self.feeder.stdin.flush()  # type: ignore[union-attr]
-            self.channel.send(event="go")
-        except (BrokenPipeError, Closed):
-            raise self._death() from None
+        except BrokenPipeError:
+            raise self._feeder_died() from None
+        self.trial.send(event="go")
 
     def _steps_taken(self) -> int:
         """As the feeder counted them; the number that tokens and speed are computed from."""
@@ -214,7 +216,15 @@ class Supervised:
             out, _ = self.feeder.communicate(timeout=30)  # closing its input ends it
             return int(out)
         except (subprocess.TimeoutExpired, ValueError):
-            raise TrialFailed("crash", FEEDER_DIED, MACHINE) from None
+            raise self._feeder_died() from None
+
+    def _feeder_died(self) -> TrialFailed:
+        """With the last that it said of itself."""
+        said = b""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _, said = self.feeder.communicate(timeout=5)
+        words = [f": {line(last)[-300:]}" for last in said.decode(errors="replace").strip().splitlines()[-1:]]
+        return TrialFailed("crash", "".join([FEEDER_DIED, *words]), MACHINE)
 
     def _grace_s(self) -> float:
         return max(5.0, 0.05 * (self.budget_s or 0.0))
@@ -243,34 +253,16 @@ class Supervised:
 
     def _next(self, deadline: float, late: TrialFailed) -> dict[str, Any]:
         """The next message. Raises TrialFailed for a failure, a death, a broken protocol; `late` at the deadline."""
+        left = deadline - time.monotonic()
         try:
-            left = deadline - time.monotonic()
-            message = None if left <= 0 else self.channel.receive(None if left == math.inf else left)
-        except Closed:
-            raise self._death() from None
-        except ValueError as e:
-            raise TrialFailed("invalid", f"the trial broke the protocol: {e}") from None
+            message = None if left <= 0 else self.trial.receive(None if left == math.inf else left)
+        except TrialFailed:
+            if self.feeder.poll():  # it ends too when the trial is gone, but not with an error
+                raise self._feeder_died() from None
+            raise
         if message is None:
             raise late
-        if message.get("event") == "failed":
-            raise TrialFailed("crash", failure_of(message), CAUSES.get(str(message.get("kind")), ""))
         return message
-
-    def _death(self) -> TrialFailed:
-        """Why the trial says nothing any more. A signal that is not ours is a fault of device, driver or system."""
-        if why := self.watch.reason:
-            cause = MEMORY if why.startswith(OUT_OF_MEMORY) else ""
-            return TrialFailed("crash", f"the trial was stopped: {why}", cause)
-        if self.feeder.poll() is not None:
-            return TrialFailed("crash", FEEDER_DIED, MACHINE)
-        try:
-            code = self.trial.wait(5)
-        except subprocess.TimeoutExpired:
-            return TrialFailed("crash", "the trial closed its channel")
-        if code == -signal.SIGKILL and self.watch.starved():
-            return TrialFailed("crash", "out of memory: the system killed the trial", MEMORY)
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return TrialFailed("crash", f"the trial ended by itself with {how}", MACHINE if code < 0 else "")
 
 
 def take_weights(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from autoresearch.harness import family, landlock
+from autoresearch.harness import family, landlock, sandbox
 
 BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from autoresearch.harness.veil import main; main(sys.argv[1:])"
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -41,8 +41,7 @@ def command(hidden: Iterable[Path]) -> list[str]:
 
 def profile(hidden: Sequence[str]) -> str:
     """In the language of sandbox-exec."""
-    names = " ".join('(subpath "{}")'.format(p.replace("\\", "\\\\").replace('"', '\\"')) for p in hidden)
-    return f"(version 1)\n(allow default)\n(deny file-read* file-write* {names})\n"
+    return f"(version 1)\n(allow default)\n(deny file-read* file-write* {sandbox.below(hidden)})\n"
 
 
 def main(arguments: list[str]) -> None:

@@ -85,7 +85,8 @@ def _study(story: Story) -> Side:
              "gain where it was selected": f"{story.gain_percent:.1f}%" if story.gain_percent is not None else "",
              "spread of seeds": _score(story.spread_bpb)}
     return Side(story.tag, facts, champion.experiment.recipe if champion else {},
-                story.summary.sentence if story.summary else "Not verified yet.")
+                story.summary.sentence if story.summary else "Not verified yet.",
+                "" if champion else "its baseline is not done")
 
 
 def _experiment(name: str, story: Story, a: Attempt) -> Side:

@@ -15,9 +15,9 @@ FILE = "leaderboard.md"
 INTRO = """# Leaderboard
 
 The champions of the studies in this clone; `ar report` writes this page. Only studies on the same text and device with
-the same budget stand in one table. Scores are bits per byte, lower is better; the number that counts is on the confirm
-split, on fresh seeds, while the score on the
-validation split selected what it measures."""
+the same budget and trainer stand in one table. Scores are bits per byte, lower is better; the number that counts is on
+the confirm split, on fresh seeds, while the score on the validation split selected what it measures, on as many rows as
+its study chose."""
 
 
 def write(clone: Path) -> Path:
@@ -44,7 +44,8 @@ def _terms(story: Story) -> tuple[str, ...]:
     facts = story.facts
     budget = f"{facts['budget_s']:g} s a trial" if facts.get("budget_s") else "a fixed number of steps"
     text = f"{facts.get('data_name')} (digest {str(facts.get('data_digest'))[:12]})"
-    return text, f"{words.device(facts)}, {facts.get('backend')}", budget
+    trainer = f"trainer {str(facts.get('frozen_digest'))[:12]}"
+    return text, f"{words.device(facts)}, {facts.get('backend')}", trainer, budget
 
 
 def _rank(story: Story) -> tuple[float, float]:

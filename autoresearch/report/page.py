@@ -275,18 +275,16 @@ def _commits(story: Story) -> list[tuple[str, str]]:
 
 
 def _commands(story: Story, prepared: Prepared | None) -> str:
-    tag, budget, backend = story.tag, story.facts.get("budget_s"), story.facts.get("backend")
     kind = prepared.manifest.corpus.kind if prepared is not None else "text"
     source = "--text PATH" if kind == "text" else kind
     name = shlex.quote(str(story.facts.get("data_name")))
-    terms = (f" --budget {budget:g}" if budget else "") + (f" --backend {backend}" if backend else "")
     lines = [f"ar prepare {source} --name {name}  # then compare the digest"]
     if story.champion:
         which = "champion" if story.champion.n else "baseline"
         lines += [f"git checkout {story.champion.experiment.sha}  # the {which}",
-                  f"ar train{terms}" + (f" --seed {story.seed}" if story.seed is not None else "")]
-    return "\n".join([*lines, f"ar verify --tag {tag}  # fresh seeds, the whole confirm split",
-                      f"ar sample --tag {tag}"])
+                  words.train(story.facts, story.seed)]
+    return "\n".join([*lines, f"ar verify --tag {story.tag}  # fresh seeds, the whole confirm split",
+                      f"ar sample --tag {story.tag}"])
 
 
 def _versions() -> str:

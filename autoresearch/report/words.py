@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,3 +98,11 @@ def lower(percent: float) -> str:
 def first_sentence(text: str, limit: int = 200) -> str:
     lines = [line for line in clean(text).splitlines() if line.strip()]
     return one_line(lines[-1] if lines and lines[0].startswith("Traceback") else lines[0] if lines else "", limit)
+
+
+def train(facts: Mapping[str, Any], seed: int | None = None) -> str:
+    """The command that trains a candidate on the terms of a study's trials."""
+    name, budget, backend = (facts.get(key) for key in ("data_name", "budget_s", "backend"))
+    parts = ["ar train", f"--data {shlex.quote(str(name))}" if name else "", f"--budget {budget:g}" if budget else "",
+             f"--backend {backend}" if backend else "", f"--seed {seed}" if seed is not None else ""]
+    return " ".join(filter(None, parts))

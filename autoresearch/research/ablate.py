@@ -122,7 +122,8 @@ def arm_of(experiments: list[Experiment], change: Change, champion: Experiment) 
 
 def prune(lab: Lab, idle: list[int]) -> int | None:
     """The number of an experiment that is the champion without these changes, to be judged; None where they stand in
-    each other's way. One that is not decided yet, or was decided before, is found again."""
+    each other's way. One that is not decided yet, or was decided before, is found again; one that only the machine
+    kept from a verdict is tried anew."""
     champion = lab.ledger.incumbent()
     assert champion is not None
     dropped = [c for c in changes(lab.study.workspace, lab.ledger.experiments()) if c.n in idle]
@@ -130,7 +131,8 @@ def prune(lab: Lab, idle: list[int]) -> int | None:
     hypothesis = f"Without {named}, which no longer earn{'s' if len(dropped) == 1 else ''} a place"
     wanted = (RESEARCHER, hypothesis, champion.sha)
     for e in lab.ledger.experiments():
-        if e.n > BASELINE and e.sha and (e.researcher, e.hypothesis, e.parent) == wanted:
+        if e.n > BASELINE and e.sha and e.verdict != "interrupted" \
+                and (e.researcher, e.hypothesis, e.parent) == wanted:
             return e.n
     files = lab.study.workspace.candidate_files(champion.sha)
     try:

@@ -16,11 +16,11 @@ import math
 from typing import Any
 
 from autoresearch.errors import UserError
+from autoresearch.sizes import MEMORY_SHARE
 from backends.recipe import Recipe, keys
 from backends.spec import GPTSpec
 
 BATCH_POWER = 0.383
-MEMORY_SHARE = 0.6  # of the device: the rest is for scoring, other programs and what the estimate leaves out
 RATES = ("matrix_lr", "embedding_lr", "value_embedding_lr", "unembedding_lr", "scalar_lr", "vector_lr")
 DECAYS = ("matrix_decay", "embedding_decay", "value_embedding_decay", "unembedding_decay")
 

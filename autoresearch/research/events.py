@@ -66,6 +66,7 @@ class Teller(View):
     def trial_ended(self, trial: Trial) -> None:
         score = next(iter(trial.scores), None)
         self._tell("trial_ended", label=name_of(trial.experiment), seed=trial.seed, status=trial.status,
+                   decides=trial.experiment > BASELINE and trial.purpose in ("screen", "repeat"),
                    reason=_short(trial.reason), split=score.split if score else None,
                    bpb=score.bpb if score else None, steps=trial.steps,
                    tokens_per_s=trial.tokens / max(trial.train_s, 1e-9))

@@ -21,7 +21,7 @@ _FOREIGN_ENV = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECT
                 "GIT_CONFIG_COUNT", "GIT_GRAFT_FILE", "GIT_SHALLOW_FILE", "GIT_REPLACE_REF_BASE", "GIT_EXTERNAL_DIFF")
 # No hooks, no line-ending conversion (a candidate is its bytes), and objects on disk before a ledger names them.
 _OPTIONS = ("core.hooksPath=/dev/null", "core.autocrlf=false", "core.fsmonitor=false", "core.quotePath=false",
-            "core.fsync=committed,reference", "i18n.commitEncoding=utf-8", "gc.auto=0")
+            "core.fsync=committed,reference", "commit.gpgSign=false", "i18n.commitEncoding=utf-8", "gc.auto=0")
 
 
 class GitError(UserError):

@@ -44,6 +44,7 @@ class Confirmation:
     noise: Noise
     verdict: int
     allowance: float
+    keeps: int  # of the study before it
 
     @property
     def fresh(self) -> Fresh:
@@ -52,7 +53,12 @@ class Confirmation:
     @property
     def by_allowance(self) -> bool:
         """Kept for being simpler: by its gain alone it would not have been."""
-        return self.allowance > 0 and float(decide.claim(self.fresh, self.most, self.noise)[1]) <= 0
+        return self.allowance > 0 and float(decide.z_score(self.fresh, self.noise)) < self.asked
+
+    @property
+    def asked(self) -> float:
+        """Standard errors that its gain, the allowance included, had to be worth."""
+        return float(decide.asked(len(self.gains), self.most, self.keeps))
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Judge:
         score = trial.bpb()
         if trial.status != "ok" or score is None:
             return Judgement(trial.status, trial.reason)
-        theirs = self._incumbents(incumbent, SCREENING_SEED)
+        theirs = self._partner(trial, incumbent) or self._incumbents(incumbent, SCREENING_SEED)
         best = theirs.bpb()
         assert best is not None
         self.lab.ledger.pair(candidate.n, trial.id, theirs.id, score - best)
@@ -130,9 +136,10 @@ class Judge:
             gains.append(gain)
             noise = self._noise(candidate, gains)
             shifted = Fresh.of([g + allowance for g in gains])
-            verdict = int(decide.look(shifted, most, screened, noise, self._keeps()))
+            keeps = self._keeps()
+            verdict = int(decide.look(shifted, most, screened, noise, keeps))
             if verdict != decide.GO_ON:
-                return Confirmation(gains, most, noise, verdict, allowance)
+                return Confirmation(gains, most, noise, verdict, allowance, keeps)
         return Judgement("interrupted", "the incumbent could not be trained on enough fresh seeds to compare with")
 
     # What the journal says
@@ -193,7 +200,9 @@ class Judge:
 
     def _paired(self, candidate: Candidate, incumbent: Candidate, seed: int) -> float | None:
         """The gain on a fresh seed; None where the incumbent has no score there. Raises TrialFailed, and Paused."""
-        theirs = self._incumbents(incumbent, seed)
+        mine = self._trial(candidate.n, seed)
+        theirs = self._incumbents(incumbent, seed) if mine is None else \
+            self._partner(mine, incumbent) or self._on(incumbent, seed)
         if (best := theirs.bpb()) is None:
             return None
         mine = self._on(candidate, seed)
@@ -201,6 +210,11 @@ class Judge:
             raise TrialFailed(mine.status, f"on seed {seed}: {mine.reason}")
         self.lab.ledger.pair(candidate.n, mine.id, theirs.id, score - best)
         return best - score
+
+    def _partner(self, trial: Trial, incumbent: Candidate) -> Trial | None:
+        """The incumbent's trial that it was compared with before: a later one may be of a faster or slower machine."""
+        ids = {p.incumbent_trial for p in self.lab.ledger.pairs(trial.experiment) if p.trial == trial.id}
+        return next((t for t in self.lab.ledger.experiment(incumbent.n).trials if t.id in ids), None)
 
     def _recorded(self, trial: Trial) -> bool:
         return self.lab.is_whole(trial)
@@ -254,12 +268,12 @@ class Judge:
         gain, low, high = (float(x) for x in decide.claim(c.fresh, c.most, c.noise))
         n = len(c.gains)
         shifted = Fresh.of([g + c.allowance for g in c.gains])
-        z, asked = float(decide.z_score(shifted, c.noise)), float(decide.asked(n, c.most, self._keeps()))
+        z = float(decide.z_score(shifted, c.noise))
         measured = f"{'better' if gain >= 0 else 'worse'} by {abs(gain):.4f} bits per byte on {n} fresh " \
                    f"seed{'s' if n > 1 else ''}"
         interval = f"95% interval {low:+.4f} to {high:+.4f}"
-        errors = f"{z:.1f} standard errors, {'at least' if c.verdict == decide.KEEP else 'short of'} the {asked:.1f} " \
-                 f"asked after {n} of at most {c.most}"
+        met = "at least" if c.verdict == decide.KEEP else "short of"
+        errors = f"{z:.1f} standard errors, {met} the {c.asked:.1f} asked after {n} of at most {c.most}"
         if c.allowance:
             errors += f", with {c.allowance:.4f} allowed for a simplification ({simpler})"
         if c.verdict == decide.KEEP and low <= 0 < gain and not c.allowance:  # the bound is one-sided, and lower

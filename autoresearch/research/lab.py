@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from autoresearch import scratch
 from autoresearch.errors import UserError
 from autoresearch.harness import checkpoint, sandbox
 from autoresearch.harness.runner import RECORDS, Runner
@@ -290,7 +290,7 @@ def turns(what: str, seeds: int, candidates: Sequence[Candidate]) -> Iterator[tu
 
 def _clean(folder: Path) -> None:
     for name in ("tree", "tmp"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        scratch.remove(folder / name)
     cut(folder / "log.txt", MAX_LOG_BYTES)
 
 

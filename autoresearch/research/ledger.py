@@ -30,7 +30,7 @@ from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, VERDICTS, Curve, Experiment, Pair, Point, Score, Trial
 from autoresearch.research.account import Account
 from autoresearch.research.ledger_file import LedgerFile
-from autoresearch.research.queue import Queue
+from autoresearch.research.queue import Queue, became
 
 
 def unicode(text: str) -> str:
@@ -106,9 +106,9 @@ class Ledger:
         assert n is not None
         return n
 
-    def commit(self, n: int, sha: str, recipe: dict[str, Any] | None = None) -> None:
+    def commit(self, n: int, sha: str, recipe: dict[str, Any] | None = None, queued: int | None = None) -> None:
         """The candidate of experiment `n` is the commit `sha`. While no trial runs or has succeeded another may take
-        its place, with the `recipe` that it runs."""
+        its place, with the `recipe` that it runs. `queued`: the entry of the queue that it came from."""
         with self.file.transaction() as db:
             state, old, _ = self._journal(db, n)
             if state in ("decided", "done") and old != sha:
@@ -120,6 +120,8 @@ class Ledger:
                 db.execute("UPDATE experiments SET sha = ?, state = 'committed' WHERE n = ?", (sha, n))
                 if recipe is not None:
                     db.execute("UPDATE experiments SET recipe = ? WHERE n = ?", (_json(recipe), n))
+            if queued is not None:
+                became(db, queued, n)
 
     def decide(self, n: int, verdict: str, reason: str) -> None:
         """Acknowledges a verdict ("" only for the reference). It is final."""
@@ -214,9 +216,11 @@ class Ledger:
             db.execute("INSERT INTO reads VALUES (?, ?, ?)", (split, trial_id, _now()))
 
     def reads(self, split: str, besides: str = "") -> int:
-        """How many looks there were, but for those of trials of the purpose `besides`."""
-        return int(self.file.rows("SELECT count(*) FROM reads JOIN trials ON trials.id = reads.trial "
-                                  "WHERE split = ? AND purpose != ?", split, besides)[0][0])
+        """How many looks there were, but for the one that each trial of the purpose `besides` was made with: its
+        weights may have been looked at again since."""
+        looks = self.file.rows("SELECT reads.trial, purpose FROM reads JOIN trials ON trials.id = reads.trial "
+                               "WHERE split = ?", split)
+        return len(looks) - len({trial for trial, purpose in looks if purpose == besides})
 
     @property
     def account(self) -> Account:

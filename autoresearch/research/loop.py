@@ -114,14 +114,11 @@ class Loop:
         ledger = self.lab.ledger
         for entry in ledger.queue.waiting():
             try:
-                experiment = self.commit(person.proposal_of(entry, self.lab.study.workspace))
+                return self.commit(person.proposal_of(entry, self.lab.study.workspace), entry.id)
             except (GitError, LedgerError):  # says nothing of the experiment: it waits until that is mended
                 raise
             except (UserError, ValueError) as e:
-                ledger.queue.became(entry.id, self._refused(entry, str(e)))
-            else:
-                ledger.queue.became(entry.id, experiment.n)
-                return experiment
+                ledger.queue.refused(entry.id, self._refused(entry, str(e)))
         return None
 
     def _refused(self, entry: Queued, why: str) -> int:
@@ -182,8 +179,8 @@ class Loop:
         became = f"scored {bpb:.4f}" if bpb is not None else f"ended as {found.verdict}"
         return f"it is #{found.n} again, the same run and the same program, which {became}"
 
-    def commit(self, proposal: Proposal) -> Experiment:
-        """Journal a proposal, then make its commit."""
+    def commit(self, proposal: Proposal, queued: int | None = None) -> Experiment:
+        """Journal a proposal, then make its commit. `queued`: the entry of the queue that it came from."""
         lab, workspace = self.lab, self.lab.study.workspace
         parent = workspace.head()
         before = workspace.candidate_files(parent)
@@ -197,7 +194,7 @@ class Loop:
         edits = {f"{CANDIDATE}/{name}": files.get(name) for name in before | files
                  if files.get(name) != before.get(name)}
         sha = workspace.propose_commit(parent, edits, message(proposal.hypothesis, proposal.evidence), n)
-        lab.ledger.commit(n, sha)
+        lab.ledger.commit(n, sha, queued=queued)
         return lab.ledger.experiment(n)
 
     def resume(self, experiment: Experiment) -> None:

@@ -13,7 +13,8 @@ from autoresearch.harness.jobs import DEV_FRACTIONS
 from autoresearch.records import BASELINE, name_of
 from autoresearch.research.events import Event
 
-PHASES = {"loaded": "warming up", "ready": "training", "step": "training"}
+PHASES = {"loaded": "warming up", "ready": "training", "step": "training", "saved": "finishing", "done": "finishing",
+          "scoring": "scoring"}  # what a trial tells of itself; anything else is in words already
 
 
 @dataclass

@@ -29,6 +29,7 @@ from backends.spec import GPTSpec
 
 PURPOSE = RESEARCHER = "promote"
 SEEDS = 3
+Draft = tuple[str, Experiment, Files, str]  # name, whom it changes, its files, the kind of change
 TRANSFERS, HARMS, UNSHOWN = "transfers", "harms", "not shown"
 
 
@@ -85,21 +86,28 @@ def plan(lab: Lab, depth: int, budget_s: float | None) -> Size:
                 budget_s or dial.seconds(small, large, vocab, lab.budget_s))
 
 
-def arms(lab: Lab, size: Size, leave_out: bool) -> list[Candidate]:
-    """The baseline, the champion, and where asked for the champion without each change that can be left out."""
+def drafts(lab: Lab, size: Size, leave_out: bool) -> list[Draft]:
+    """The baseline, the champion, and where asked for the champion without each change that can be left out. Writes
+    nothing."""
     champion, baseline = lab.ledger.incumbent(), lab.ledger.experiment(BASELINE)
     assert champion is not None
     workspace = lab.study.workspace
     whole = workspace.candidate_files(champion.sha)
     with _possible(size.depth):
-        found = [_arm(lab, size, _name(None, size, "The baseline"), baseline, workspace.candidate_files(baseline.sha)),
-                 _arm(lab, size, _name(None, size, "The champion"), champion, whole)]
+        start = workspace.candidate_files(baseline.sha)
+        found = [_draft(lab, size, _name(None, size, "The baseline"), baseline, start),
+                 _draft(lab, size, _name(None, size, "The champion"), champion, whole)]
     for change in ablate.changes(workspace, lab.ledger.experiments()) if leave_out else []:
         try:
-            found.append(_arm(lab, size, _name(change, size), champion, ablate.left_out(whole, change), change.kind))
+            found.append(_draft(lab, size, _name(change, size), champion, ablate.left_out(whole, change), change.kind))
         except (Entangled, RecipeError):
             continue
     return found
+
+
+def arms(lab: Lab, planned: list[Draft]) -> list[Candidate]:
+    """What is to be trained, journalled and committed."""
+    return [variant(lab, RESEARCHER, *draft) for draft in planned]
 
 
 def run(lab: Lab, size: Size, candidates: list[Candidate], seeds: int, until: Until) -> None:
@@ -153,13 +161,13 @@ def _is_gone(lab: Lab, champion: Experiment, change: Change) -> bool:
     return False
 
 
-def _arm(lab: Lab, size: Size, name: str, parent: Experiment, files: Files, kind: str = "") -> Candidate:
+def _draft(lab: Lab, size: Size, name: str, parent: Experiment, files: Files, kind: str = "") -> Draft:
     text = files[gate.RECIPE].decode()
     recipe = parse(text)
     large = _sized(lab, recipe, size.factor).flat()
     before = recipe.flat()
     changed = edit(text, {k: v for k, v in large.items() if v != before.get(k)})
-    return variant(lab, RESEARCHER, name, parent, files | {gate.RECIPE: changed.encode()}, kind)
+    return name, parent, files | {gate.RECIPE: changed.encode()}, kind
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ study need not be stopped for it.
 from __future__ import annotations
 
 import json
+import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -50,7 +51,13 @@ class Queue:
         with self.file.transaction() as db:
             return db.execute("DELETE FROM queue WHERE id = ? AND experiment IS NULL", (id,)).rowcount > 0
 
-    def became(self, id: int, experiment: int) -> None:
-        """Say so once the experiment's commit exists, or its refusal is decided: until then a kill would lose it."""
+    def refused(self, id: int, experiment: int) -> None:
+        """Say so once the refusal is decided: until then a kill would lose the entry."""
         with self.file.transaction() as db:
-            db.execute("UPDATE queue SET experiment = ? WHERE id = ?", (experiment, id))
+            became(db, id, experiment)
+
+
+def became(db: sqlite3.Connection, id: int, experiment: int) -> None:
+    """Within the transaction that makes the experiment what it is: a kill must neither lose the entry nor run it
+    twice."""
+    db.execute("UPDATE queue SET experiment = ? WHERE id = ?", (experiment, id))

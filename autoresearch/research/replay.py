@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from autoresearch.errors import UserError
-from autoresearch.records import BASELINE, Experiment
+from autoresearch.records import BASELINE, MACHINE, Experiment
 from autoresearch.research import verify
 from autoresearch.research.lab import Lab, turns
 from autoresearch.research.paired import Gain, gain
@@ -32,6 +32,9 @@ def run(lab: Lab, change: Change, seeds: int, until: Until) -> None:
         if until.over(1.2 * lab.budget_s):
             return
         trial = lab.extra(arm, seed, PURPOSE, rows=lab.ledger.fact("val_rows"), part=part)
+        if trial.status == "interrupted" or trial.facts.get("cause") == MACHINE:
+            raise UserError(f"{arm.label} could not be trained on seed {seed}: {trial.reason}",
+                            "That says nothing of the change; run the same command again.")
         if trial.status != "ok":
             raise UserError(f"{arm.label} does not run on {lab.runner.backend}: {trial.status}: {trial.reason}",
                             f"The end of its log:\n{trial.log_tail}")

@@ -32,6 +32,7 @@ PURPOSE = "verify"
 FIRST_SEED = 1001  # never used for deciding
 SEEDS = 5
 SPLITS = ("val", "confirm")
+MACHINES = ("runtime.precision", "runtime.compile")
 LOOKS = "holdout_looks"  # fact: [{"champion": its number, "seeds": how many, "at": when}], written before looking
 
 
@@ -102,8 +103,9 @@ def seconds(lab: Lab, reference: Path | None, seeds: int) -> float:
     if BASELINE not in experiments or not experiments[BASELINE].screens():
         return 0.0
     missing = seeds  # of a champion that is still to be found
-    for n in (BASELINE, *([REFERENCE] if reference is not None else [])):
-        missing += sum(n not in experiments or not _is_done(experiments[n], FIRST_SEED + i, SPLITS)
+    arms = {BASELINE: (*SPLITS, "holdout") if seeds >= SEEDS else SPLITS}
+    for n, splits in (arms | ({REFERENCE: SPLITS} if reference is not None else {})).items():
+        missing += sum(n not in experiments or not _is_done(experiments[n], FIRST_SEED + i, splits)
                        for i in range(seeds))
     return missing * _trial_s(lab)
 
@@ -180,8 +182,10 @@ def holdout(summary: Summary) -> str:
 
 
 def _reference(lab: Lab, path: Path) -> Candidate | None:
-    """The fixed recipe, run by the code that the study began with. None where its tokenizer isn't prepared."""
-    recipe = load(path)
+    """The fixed recipe, run by the code that the study began with, in the precision that was found faithful here and
+    compiled where the baseline is: these are the machine's, not a recipe's. None where its tokenizer isn't prepared."""
+    baseline = lab.ledger.experiment(BASELINE).recipe
+    recipe = load(path).replace({key: baseline[key] for key in MACHINES})
     if recipe.data.tokenizer not in lab.runner.prepared.tokenizers():
         lab.view.note(f"no comparison with the reference recipe: its tokenizer {recipe.data.tokenizer} is not prepared "
                       "for this text")

@@ -1,10 +1,11 @@
 """The GPT in MLX: weights in, logits or loss out. No modules, no state.
 
-Axes: B rows, T tokens, C channels, H query heads, K key/value heads, D channels of a head, M channels of the MLP,
-G channels that a value gate reads, V vocabulary.
+Axes: B rows, T tokens, C channels, H query heads, K key/value heads, D channels of a head, R = D/2 pairs of
+channels that rotate, M channels of the MLP, G channels that a value gate reads, V vocabulary. `x` alone: any shape.
 `w` maps parameter names to arrays in the compute precision; what the recipe leaves out has no entry there and no
 operation here. Norms, softcap and loss are float32.
-The functions and their names are those of `torch_model`; tests/parity holds the two equal.
+The functions, their names and their order are those of `torch_model`, and tests/parity holds the two equal. MLX alone
+asks for `recomputed` and `cross_entropy`; what PyTorch's file has beside them serves its kernels and its compiler.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ def dropout(x: mx.array, spec: GPTSpec, salt: mx.array | None, place: int) -> mx
 
 
 def rotary(T: int, spec: GPTSpec, like: mx.array) -> Rotation:
-    """cos and sin of position x frequency, (T, 1, D/2). None where positions are learned."""
+    """cos and sin of position x frequency, (T, 1, R). None where positions are learned."""
     if spec.max_positions:
         return None
-    half = mx.arange(spec.head_dim // 2, dtype=mx.float32)
-    angle_TD = mx.outer(mx.arange(T, dtype=mx.float32), spec.rope_base ** (-half * 2 / spec.head_dim))
-    return mx.cos(angle_TD)[:, None].astype(like.dtype), mx.sin(angle_TD)[:, None].astype(like.dtype)
+    index_R = mx.arange(spec.head_dim // 2, dtype=mx.float32)
+    angle_TR = mx.outer(mx.arange(T, dtype=mx.float32), spec.rope_base ** (-index_R * 2 / spec.head_dim))
+    return mx.cos(angle_TR)[:, None].astype(like.dtype), mx.sin(angle_TR)[:, None].astype(like.dtype)
 
 
 def rotate(x_BTHD: mx.array, rotation: Rotation) -> mx.array:
@@ -98,7 +99,7 @@ def look_back(k_BTKD: mx.array) -> mx.array:
     return mx.where(slow_D, before(k_BTKD), k_BTKD)
 
 
-def window_mask(T: int, window: int, like: mx.array) -> mx.array | None:
+def window_mask(T: int, window: int) -> mx.array | None:
     """True where a token may look: at itself and the `window - 1` before it. None: plain causal."""
     if window >= T:
         return None
@@ -110,10 +111,10 @@ def causal_attention(q_BTHD: mx.array, k_BTKD: mx.array, v_BTKD: mx.array, mask_
                      spec: GPTSpec) -> mx.array:
     """Softmax attention to the tokens that the mask allows, (B, T, H*D)."""
     B, T = q_BTHD.shape[:2]
-    q, k, v = (x.swapaxes(1, 2) for x in (q_BTHD, k_BTKD, v_BTKD))
+    q_BHTD, k_BKTD, v_BKTD = (x.swapaxes(1, 2) for x in (q_BTHD, k_BTKD, v_BTKD))
     y_BHTD = mx.fast.scaled_dot_product_attention(
-        q, k, v, scale=spec.qk_scale / spec.head_dim**0.5, mask="causal" if mask_TT is None else mask_TT
-    )
+        q_BHTD, k_BKTD, v_BKTD, scale=spec.qk_scale / spec.head_dim**0.5,
+        mask="causal" if mask_TT is None else mask_TT)
     return y_BHTD.swapaxes(1, 2).reshape(B, T, -1)
 
 
@@ -122,19 +123,20 @@ def attention(w: Weights, name: str, x_BTC: mx.array, tokens_BT: mx.array, mask_
     """Grouped-query attention (arXiv 2305.13245)."""
     B, T, _ = x_BTC.shape
     x_BTC = shifted(w, name, x_BTC)
-    q = linear(w, f"{name}.q_proj", x_BTC).reshape(B, T, spec.heads, spec.head_dim)
-    k = linear(w, f"{name}.k_proj", x_BTC).reshape(B, T, spec.kv_heads, spec.head_dim)
-    v = linear(w, f"{name}.v_proj", x_BTC).reshape(B, T, spec.kv_heads, spec.head_dim)
+    q_BTHD = linear(w, f"{name}.q_proj", x_BTC).reshape(B, T, spec.heads, spec.head_dim)
+    k_BTKD = linear(w, f"{name}.k_proj", x_BTC).reshape(B, T, spec.kv_heads, spec.head_dim)
+    v_BTKD = linear(w, f"{name}.v_proj", x_BTC).reshape(B, T, spec.kv_heads, spec.head_dim)
     if f"{name}.value_embed.weight" in w:
         # Value residual (arXiv 2410.17897) from a table of its own, gated per head; the gate starts at 1.
-        value = lookup(w, f"{name}.value_embed", tokens_BT).reshape(v.shape)
+        value_BTKD = lookup(w, f"{name}.value_embed", tokens_BT).reshape(v_BTKD.shape)
         if spec.value_gate:
             gate_BTK = 2 * mx.sigmoid(linear(w, f"{name}.value_gate", x_BTC[..., : spec.value_gate_channels]))
-            value = gate_BTK[..., None] * value
-        v = v + value
-    q, k = placed(w, f"{name}.q_norm", q, rotation, spec), placed(w, f"{name}.k_norm", k, rotation, spec)
-    k = look_back(k) if spec.key_shift else k
-    return linear(w, f"{name}.o_proj", causal_attention(q, k, v, mask_TT, spec))
+            value_BTKD = gate_BTK[..., None] * value_BTKD
+        v_BTKD = v_BTKD + value_BTKD
+    q_BTHD = placed(w, f"{name}.q_norm", q_BTHD, rotation, spec)
+    k_BTKD = placed(w, f"{name}.k_norm", k_BTKD, rotation, spec)
+    k_BTKD = look_back(k_BTKD) if spec.key_shift else k_BTKD
+    return linear(w, f"{name}.o_proj", causal_attention(q_BTHD, k_BTKD, v_BTKD, mask_TT, spec))
 
 
 def mlp(w: Weights, name: str, x_BTC: mx.array, spec: GPTSpec) -> mx.array:
@@ -153,26 +155,27 @@ def mlp(w: Weights, name: str, x_BTC: mx.array, spec: GPTSpec) -> mx.array:
     return linear(w, f"{name}.down_proj", h_BTM)
 
 
-def block(w: Weights, i: int, x: mx.array, x0: mx.array, tokens_BT: mx.array, mask_TT: mx.array | None,
+def block(w: Weights, i: int, x_BTC: mx.array, x0_BTC: mx.array, tokens_BT: mx.array, mask_TT: mx.array | None,
           rotation: Rotation, spec: GPTSpec, salt: mx.array | None) -> mx.array:
     """The residual stream x after block i; x0 is what it began as."""
     name = f"blocks.{i}"
-    x = w["resid_lambdas"][i] * x if spec.resid_lambdas else x
-    x = x + w["input_lambdas"][i] * x0 if spec.input_lambdas else x
-    y = attention(w, f"{name}.attn", norm(w, f"{name}.attn.norm", x, spec), tokens_BT, mask_TT, rotation, spec)
-    x = x + dropout(y, spec, salt, 2 * i + 1)
-    y = mlp(w, f"{name}.mlp", norm(w, f"{name}.mlp.norm", x, spec), spec)
-    return x + dropout(y, spec, salt, 2 * i + 2)
+    x_BTC = w["resid_lambdas"][i] * x_BTC if spec.resid_lambdas else x_BTC
+    x_BTC = x_BTC + w["input_lambdas"][i] * x0_BTC if spec.input_lambdas else x_BTC
+    y_BTC = norm(w, f"{name}.attn.norm", x_BTC, spec)
+    y_BTC = attention(w, f"{name}.attn", y_BTC, tokens_BT, mask_TT, rotation, spec)
+    x_BTC = x_BTC + dropout(y_BTC, spec, salt, 2 * i + 1)
+    y_BTC = mlp(w, f"{name}.mlp", norm(w, f"{name}.mlp.norm", x_BTC, spec), spec)
+    return x_BTC + dropout(y_BTC, spec, salt, 2 * i + 2)
 
 
-def recomputed(w: Weights, i: int, x: mx.array, x0: mx.array, *fixed: Any) -> mx.array:
+def recomputed(w: Weights, i: int, x_BTC: mx.array, x0_BTC: mx.array, *fixed: Any) -> mx.array:
     """`block` that keeps only its input, and computes the rest again when it is needed (arXiv 1604.06174).
     The gradient is handed on once the block's own are done: `mx.checkpoint` leaves that open, and a lazy graph then
     holds what all blocks computed again."""
     own = [k for k in w if k.startswith(f"blocks.{i}.") or k in ("resid_lambdas", "input_lambdas")]
 
-    def plain(x: mx.array, x0: mx.array, *values: mx.array) -> list[mx.array]:
-        return [block(dict(zip(own, values, strict=True)), i, x, x0, *fixed)]
+    def plain(x_BTC: mx.array, x0_BTC: mx.array, *values: mx.array) -> list[mx.array]:
+        return [block(dict(zip(own, values, strict=True)), i, x_BTC, x0_BTC, *fixed)]
 
     run: Any = mx.custom_function(lambda *given: plain(*given)[0])
 
@@ -181,33 +184,33 @@ def recomputed(w: Weights, i: int, x: mx.array, x0: mx.array, *fixed: Any) -> mx
         to_x, to_x0, *to_values = mx.vjp(plain, mx.depends(list(given), [cotangent]), [cotangent])[1]
         return *mx.depends([to_x, to_x0], to_values), *to_values
 
-    y: mx.array = run(x, x0, *(w[k] for k in own))
-    return y
+    y_BTC: mx.array = run(x_BTC, x0_BTC, *(w[k] for k in own))
+    return y_BTC
 
 
 def embed(w: Weights, tokens_BT: mx.array, spec: GPTSpec) -> mx.array:
-    x = lookup(w, "embed", tokens_BT)
+    x_BTC = lookup(w, "embed", tokens_BT)
     if spec.max_positions:
-        x = x + w["positions.weight"][: tokens_BT.shape[1]]
-    return norm(w, "embed_norm", x, spec) if spec.embed_norm else x
+        x_BTC = x_BTC + w["positions.weight"][: tokens_BT.shape[1]]
+    return norm(w, "embed_norm", x_BTC, spec) if spec.embed_norm else x_BTC
 
 
 def hidden(w: Weights, tokens_BT: mx.array, spec: GPTSpec, salt: mx.array | None = None) -> mx.array:
     """Final normalised residual stream, (B, T, C)."""
     T = tokens_BT.shape[1]
-    x = x0 = dropout(embed(w, tokens_BT, spec), spec, salt, 0)
-    rotation = rotary(T, spec, x)
-    masks = {window: window_mask(T, window, x) for window in set(spec.windows)}
+    x_BTC = x0_BTC = dropout(embed(w, tokens_BT, spec), spec, salt, 0)
+    rotation = rotary(T, spec, x_BTC)
+    masks = {window: window_mask(T, window) for window in set(spec.windows)}
     run = recomputed if spec.checkpoint else block
     for i in range(spec.depth):
-        x = run(w, i, x, x0, tokens_BT, masks[spec.windows[i]], rotation, spec, salt)
-    return norm(w, "norm", x, spec)
+        x_BTC = run(w, i, x_BTC, x0_BTC, tokens_BT, masks[spec.windows[i]], rotation, spec, salt)
+    return norm(w, "norm", x_BTC, spec)
 
 
 def head(w: Weights, x_BTC: mx.array, spec: GPTSpec) -> mx.array:
     """float32 logits, (B, T, V), squashed into ±softcap (arXiv 2408.00118)."""
-    logits = (x_BTC @ w["embed.weight" if spec.tied_embeddings else "head.weight"].T).astype(mx.float32)
-    return spec.softcap * mx.tanh(logits / spec.softcap) if spec.softcap else logits
+    logits_BTV = (x_BTC @ w["embed.weight" if spec.tied_embeddings else "head.weight"].T).astype(mx.float32)
+    return spec.softcap * mx.tanh(logits_BTV / spec.softcap) if spec.softcap else logits_BTV
 
 
 def logits(w: Weights, tokens_BT: mx.array, spec: GPTSpec, salt: mx.array | None = None) -> mx.array:

@@ -99,7 +99,8 @@ def initial(recipe: Recipe, spec: GPTSpec, rng: np.random.Generator) -> dict[str
     or as in GPT-2 smaller by the root of how many are added up; a value embedding counts its channels as fan-in,
     like the value projection it joins."""
     scale = recipe.init
-    bound = 3**0.5 * scale.matrix_scale / spec.width**0.5
+    bound = 3**0.5 * scale.matrix_scale
+    bound = bound * scale.matrix_std if scale.matrix_std else bound / spec.width**0.5
     out_bound = bound * scale.projection_scale / (2 * spec.depth) ** 0.5
 
     def uniform(shape: tuple[int, ...], bound: float) -> np.ndarray:

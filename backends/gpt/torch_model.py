@@ -1,9 +1,12 @@
 """The GPT in PyTorch: weights in, logits or loss out. No modules, no state.
 
-Axes: B rows, T tokens, C channels, H query heads, K key/value heads, D channels of a head, M channels of the MLP,
-G channels that a value gate reads, V vocabulary.
+Axes: B rows, T tokens, C channels, H query heads, K key/value heads, D channels of a head, R = D/2 pairs of
+channels that rotate, M channels of the MLP, G channels that a value gate reads, V vocabulary. `x` alone: any shape.
 `w` maps parameter names to tensors in the compute precision; what the recipe leaves out has no entry there and no
-operation here. Norms, softcap and loss are float32. Names and order are those of `mlx_model`.
+operation here. Norms, softcap and loss are float32.
+The functions, their names and their order are those of `mlx_model`, and tests/parity holds the two equal. PyTorch's
+kernels and compiler alone ask for `band`, `flashes`, `attention_in_parts` and `squash`; `recomputed` and
+`cross_entropy`, which MLX's file has, PyTorch brings.
 """
 
 from __future__ import annotations
@@ -56,14 +59,14 @@ def dropout(x: Tensor, spec: GPTSpec, salt: Tensor | None, place: int) -> Tensor
 
 
 def rotary(T: int, spec: GPTSpec, like: Tensor) -> Rotation:
-    """cos and sin of position x frequency, (T, 1, D/2). None where positions are learned."""
+    """cos and sin of position x frequency, (T, 1, R). None where positions are learned."""
     if spec.max_positions:
         return None
-    half = torch.arange(spec.head_dim // 2, dtype=torch.float32, device=like.device)
+    index_R = torch.arange(spec.head_dim // 2, dtype=torch.float32, device=like.device)
     # By exp: what took one, Inductor keeps on a CPU; a power it computes again for each element of every block.
-    frequency_D = torch.exp(half * (-2 / spec.head_dim * math.log(spec.rope_base)))
-    angle_TD = torch.outer(torch.arange(T, dtype=torch.float32, device=like.device), frequency_D)
-    return angle_TD.cos()[:, None].to(like.dtype), angle_TD.sin()[:, None].to(like.dtype)
+    frequency_R = torch.exp(index_R * (-2 / spec.head_dim * math.log(spec.rope_base)))
+    angle_TR = torch.outer(torch.arange(T, dtype=torch.float32, device=like.device), frequency_R)
+    return angle_TR.cos()[:, None].to(like.dtype), angle_TR.sin()[:, None].to(like.dtype)
 
 
 def rotate(x_BTHD: Tensor, rotation: Rotation) -> Tensor:
@@ -111,9 +114,10 @@ def window_mask(T: int, window: int, like: Tensor) -> Tensor | None:
     return None if window >= T else band(T, window, like)
 
 
-def flashes(q: Tensor, mask_TT: Tensor | None) -> bool:
+def flashes(q_BHTD: Tensor, mask_TT: Tensor | None) -> bool:
     """Whether FlashAttention (arXiv 2307.08691) runs on this card."""
-    return mask_TT is None and q.dtype != torch.float32 and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    fits = mask_TT is None and q_BHTD.dtype != torch.float32
+    return fits and torch.cuda.get_device_capability(q_BHTD.device) >= (8, 0)
 
 
 def attention_in_parts(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask_TT: Tensor | None, scale: float) -> Tensor:
@@ -133,17 +137,17 @@ def attention_in_parts(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask_TT: 
 def causal_attention(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, mask_TT: Tensor | None, spec: GPTSpec) -> Tensor:
     """Softmax attention to the tokens that the mask allows, (B, T, H*D)."""
     B, T = q_BTHD.shape[:2]
-    q, k, v = (x.transpose(1, 2) for x in (q_BTHD, k_BTKD, v_BTKD))
+    q_BHTD, k_BKTD, v_BKTD = (x.transpose(1, 2) for x in (q_BTHD, k_BTKD, v_BTKD))
     shared, scale = spec.heads // spec.kv_heads, spec.qk_scale / spec.head_dim**0.5
-    in_parts = q.device.type == "cpu" and torch.compiler.is_compiling()
-    if shared > 1 and (in_parts or (q.is_cuda and not flashes(q, mask_TT))):
+    in_parts = q_BHTD.device.type == "cpu" and torch.compiler.is_compiling()
+    if shared > 1 and (in_parts or (q_BHTD.is_cuda and not flashes(q_BHTD, mask_TT))):
         # No other fused kernel takes fewer key heads: PyTorch would go over to one that writes out all T x T weights.
-        k, v, shared = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1), 1
+        k_BKTD, v_BKTD, shared = k_BKTD.repeat_interleave(shared, 1), v_BKTD.repeat_interleave(shared, 1), 1  # K is H
     if in_parts:
-        y_BHTD = attention_in_parts(q, k, v, mask_TT, scale)
+        y_BHTD = attention_in_parts(q_BHTD, k_BKTD, v_BKTD, mask_TT, scale)
     else:
-        y_BHTD = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_TT, is_causal=mask_TT is None, scale=scale,
-                                                enable_gqa=shared > 1)
+        y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BKTD, v_BKTD, attn_mask=mask_TT, is_causal=mask_TT is None,
+                                                scale=scale, enable_gqa=shared > 1)
     return y_BHTD.transpose(1, 2).reshape(B, T, -1)
 
 
@@ -152,19 +156,20 @@ def attention(w: Weights, name: str, x_BTC: Tensor, tokens_BT: Tensor, mask_TT: 
     """Grouped-query attention (arXiv 2305.13245)."""
     B, T, _ = x_BTC.shape
     x_BTC = shifted(w, name, x_BTC)
-    q = linear(w, f"{name}.q_proj", x_BTC).view(B, T, spec.heads, spec.head_dim)
-    k = linear(w, f"{name}.k_proj", x_BTC).view(B, T, spec.kv_heads, spec.head_dim)
-    v = linear(w, f"{name}.v_proj", x_BTC).view(B, T, spec.kv_heads, spec.head_dim)
+    q_BTHD = linear(w, f"{name}.q_proj", x_BTC).view(B, T, spec.heads, spec.head_dim)
+    k_BTKD = linear(w, f"{name}.k_proj", x_BTC).view(B, T, spec.kv_heads, spec.head_dim)
+    v_BTKD = linear(w, f"{name}.v_proj", x_BTC).view(B, T, spec.kv_heads, spec.head_dim)
     if f"{name}.value_embed.weight" in w:
         # Value residual (arXiv 2410.17897) from a table of its own, gated per head; the gate starts at 1.
-        value = lookup(w, f"{name}.value_embed", tokens_BT).view_as(v)
+        value_BTKD = lookup(w, f"{name}.value_embed", tokens_BT).view_as(v_BTKD)
         if spec.value_gate:
             gate_BTK = 2 * torch.sigmoid(linear(w, f"{name}.value_gate", x_BTC[..., : spec.value_gate_channels]))
-            value = gate_BTK[..., None] * value
-        v = v + value
-    q, k = placed(w, f"{name}.q_norm", q, rotation, spec), placed(w, f"{name}.k_norm", k, rotation, spec)
-    k = look_back(k) if spec.key_shift else k
-    return linear(w, f"{name}.o_proj", causal_attention(q, k, v, mask_TT, spec))
+            value_BTKD = gate_BTK[..., None] * value_BTKD
+        v_BTKD = v_BTKD + value_BTKD
+    q_BTHD = placed(w, f"{name}.q_norm", q_BTHD, rotation, spec)
+    k_BTKD = placed(w, f"{name}.k_norm", k_BTKD, rotation, spec)
+    k_BTKD = look_back(k_BTKD) if spec.key_shift else k_BTKD
+    return linear(w, f"{name}.o_proj", causal_attention(q_BTHD, k_BTKD, v_BTKD, mask_TT, spec))
 
 
 def mlp(w: Weights, name: str, x_BTC: Tensor, spec: GPTSpec) -> Tensor:
@@ -182,49 +187,50 @@ def mlp(w: Weights, name: str, x_BTC: Tensor, spec: GPTSpec) -> Tensor:
     return linear(w, f"{name}.down_proj", h_BTM)
 
 
-def block(w: Weights, i: int, x: Tensor, x0: Tensor, tokens_BT: Tensor, mask_TT: Tensor | None,
+def block(w: Weights, i: int, x_BTC: Tensor, x0_BTC: Tensor, tokens_BT: Tensor, mask_TT: Tensor | None,
           rotation: Rotation, spec: GPTSpec, salt: Tensor | None) -> Tensor:
     """The residual stream x after block i; x0 is what it began as."""
     name = f"blocks.{i}"
-    x = w["resid_lambdas"][i] * x if spec.resid_lambdas else x
-    x = x + w["input_lambdas"][i] * x0 if spec.input_lambdas else x
-    y = attention(w, f"{name}.attn", norm(w, f"{name}.attn.norm", x, spec), tokens_BT, mask_TT, rotation, spec)
-    x = x + dropout(y, spec, salt, 2 * i + 1)
-    y = mlp(w, f"{name}.mlp", norm(w, f"{name}.mlp.norm", x, spec), spec)
-    return x + dropout(y, spec, salt, 2 * i + 2)
+    x_BTC = w["resid_lambdas"][i] * x_BTC if spec.resid_lambdas else x_BTC
+    x_BTC = x_BTC + w["input_lambdas"][i] * x0_BTC if spec.input_lambdas else x_BTC
+    y_BTC = norm(w, f"{name}.attn.norm", x_BTC, spec)
+    y_BTC = attention(w, f"{name}.attn", y_BTC, tokens_BT, mask_TT, rotation, spec)
+    x_BTC = x_BTC + dropout(y_BTC, spec, salt, 2 * i + 1)
+    y_BTC = mlp(w, f"{name}.mlp", norm(w, f"{name}.mlp.norm", x_BTC, spec), spec)
+    return x_BTC + dropout(y_BTC, spec, salt, 2 * i + 2)
 
 
 def embed(w: Weights, tokens_BT: Tensor, spec: GPTSpec) -> Tensor:
-    x = lookup(w, "embed", tokens_BT)
+    x_BTC = lookup(w, "embed", tokens_BT)
     if spec.max_positions:
-        x = x + w["positions.weight"][: tokens_BT.shape[1]]
-    return norm(w, "embed_norm", x, spec) if spec.embed_norm else x
+        x_BTC = x_BTC + w["positions.weight"][: tokens_BT.shape[1]]
+    return norm(w, "embed_norm", x_BTC, spec) if spec.embed_norm else x_BTC
 
 
 def hidden(w: Weights, tokens_BT: Tensor, spec: GPTSpec, salt: Tensor | None = None) -> Tensor:
     """Final normalised residual stream, (B, T, C)."""
     T = tokens_BT.shape[1]
-    x = x0 = dropout(embed(w, tokens_BT, spec), spec, salt, 0)
-    rotation = rotary(T, spec, x)
-    masks = {window: window_mask(T, window, x) for window in set(spec.windows)}
+    x_BTC = x0_BTC = dropout(embed(w, tokens_BT, spec), spec, salt, 0)
+    rotation = rotary(T, spec, x_BTC)
+    masks = {window: window_mask(T, window, x_BTC) for window in set(spec.windows)}
     for i in range(spec.depth):
-        given = (w, i, x, x0, tokens_BT, masks[spec.windows[i]], rotation, spec, salt)
+        given = (w, i, x_BTC, x0_BTC, tokens_BT, masks[spec.windows[i]], rotation, spec, salt)
         # Keep only the block's input and compute the rest again when it is needed (arXiv 1604.06174).
-        x = checkpoint(block, *given, use_reentrant=False) if spec.checkpoint else block(*given)
-    return norm(w, "norm", x, spec)
+        x_BTC = checkpoint(block, *given, use_reentrant=False) if spec.checkpoint else block(*given)
+    return norm(w, "norm", x_BTC, spec)
 
 
-def squash(logits: Tensor, most: float) -> Tensor:
+def squash(x: Tensor, most: float) -> Tensor:
     """Into ±most (arXiv 2408.00118)."""
     if torch.compiler.is_compiling():  # tanh u = 2 sigmoid(2u) - 1: on a CPU the loss takes a third less time
-        return most * (2 * torch.sigmoid(logits * (2 / most)) - 1)
-    return most * torch.tanh(logits / most)
+        return most * (2 * torch.sigmoid(x * (2 / most)) - 1)
+    return most * torch.tanh(x / most)
 
 
 def head(w: Weights, x_BTC: Tensor, spec: GPTSpec) -> Tensor:
     """float32 logits, (B, T, V), squashed where the recipe has a softcap."""
-    logits = F.linear(x_BTC, w["embed.weight" if spec.tied_embeddings else "head.weight"]).float()
-    return squash(logits, spec.softcap) if spec.softcap else logits
+    logits_BTV = F.linear(x_BTC, w["embed.weight" if spec.tied_embeddings else "head.weight"]).float()
+    return squash(logits_BTV, spec.softcap) if spec.softcap else logits_BTV
 
 
 def logits(w: Weights, tokens_BT: Tensor, spec: GPTSpec, salt: Tensor | None = None) -> Tensor:

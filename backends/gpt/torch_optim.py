@@ -1,5 +1,8 @@
 """The update rule in PyTorch: Muon (or AdamW) for matrices, AdamW for everything else, in place.
 
+`w` is a weight, `g` its gradient, `m` and `v` its first and second moment, all of its shape, all float32. Muon's
+matrices of one shape are a stack, (S, out, in); there `v` is a number of each row, (S, out, 1), or column, (S, 1, in),
+and `u` becomes the update.
 `h` holds the numbers of `schedule.hyper` as 0-d float32 tensors, so a new learning rate never recompiles.
 """
 

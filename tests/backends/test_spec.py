@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend
 
-from backends.base import micro_batches
+from autoresearch import costs
+from backends.base import fastest_s, micro_batches
 from backends.gpt import params, schedule, torch_model
 from backends.recipe import Recipe, load, preset_file
 from backends.spec import GPTSpec
@@ -78,6 +81,22 @@ def test_the_memory_estimate_grows_with_everything_that_takes_memory() -> None:
         assert GPTSpec.of(Recipe().replace(changes), 2000).training_bytes(8, 4) < base
 
 
+def test_the_memory_estimate_of_float16_has_room_for_taking_an_update_back() -> None:
+    """Copies of weights and moments, 12 bytes a weight, when the activations are gone."""
+    plain, low = (GPTSpec.of(Recipe().replace({"runtime.precision": p}), 2000) for p in ("float32", "float16"))
+    assert low.training_bytes(0, 4) - plain.training_bytes(0, 4) == pytest.approx(1.3 * 12 * low.params(), abs=2)
+    assert low.training_bytes(4096, 4) == plain.training_bytes(4096, 4)
+
+
+@pytest.mark.parametrize("change", [{"model.token_shift": True}, {"model.dropout": 0.1}, {"model.kv_heads": 4}])
+def test_seconds_and_bytes_count_the_same_activations(change: dict[str, object]) -> None:
+    recipe = Recipe().replace(change)
+    spec, tokens = GPTSpec.of(recipe, 2000), recipe.batch.tokens_per_step
+    per_byte = 1.3 * recipe.model.seq_len * 4
+    kept = (spec.training_bytes(2, 4) - spec.training_bytes(1, 4)) / per_byte - 4 * spec.vocab
+    assert costs.counts(recipe, 2000)[2] / tokens - 4 * spec.vocab == pytest.approx(kept, abs=1)
+
+
 def test_initial_weights_follow_the_seed_and_the_recipe() -> None:
     recipe = Recipe().replace({"model.depth": 1, "model.width": 64})
     spec = GPTSpec.of(recipe, 300)
@@ -124,6 +143,23 @@ def test_cutting_rows_keeps_every_target_and_the_tokens_before_it() -> None:
     assert np.array_equal(micro_batches(recipe, rows), rows.reshape(2, 2, 17))
 
 
+def test_a_batch_is_one_micro_batch_only_where_their_rows_do_not_divide_it() -> None:
+    recipe = Recipe().replace({"model.seq_len": 16, "batch.tokens_per_step": 64, "batch.micro_rows": 2})
+    shapes = [micro_batches(recipe, np.zeros((rows, 17), np.int32)).shape for rows in (3, 4, 6)]
+    assert shapes == [(1, 3, 17), (2, 2, 17), (3, 2, 17)]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.02])
+def test_a_first_call_that_takes_longer_than_there_is_time_is_not_what_is_timed(seconds: float) -> None:
+    calls: list[float] = []
+
+    def work() -> None:
+        calls.append(time.perf_counter())
+        time.sleep(0.001 if len(calls) > 1 else 0.1)
+
+    assert 0.001 <= fastest_s(work, seconds) < 0.1 and len(calls) > 1
+
+
 def test_dropout_differs_from_step_to_step_and_from_seed_to_seed() -> None:
     salts = {schedule.salt(seed, step) for seed in range(20) for step in range(500)}
     assert len(salts) > 9980 and all(0 <= s < 2**23 and s == int(s) for s in salts)
@@ -134,6 +170,17 @@ def test_the_decay_of_matrices_ends_where_the_recipe_says() -> None:
         recipe = Recipe().replace({"schedule.final_decay_frac": end})
         assert schedule.hyper(recipe, 0.0, 1)["matrix_decay"] == 0.2
         assert schedule.hyper(recipe, 1.0, 1)["matrix_decay"] == pytest.approx(last)
+
+
+@pytest.mark.parametrize("width", [128, 256, 512])
+def test_the_matrices_of_gpt2_have_its_std_at_every_width(width: int) -> None:
+    recipe = load(preset_file("gpt2")).replace({"model.width": width})
+    first = params.initial(recipe, GPTSpec.of(recipe, 300), np.random.default_rng(1))
+    assert first["blocks.1.mlp.up_proj.weight"].std() == pytest.approx(0.02, rel=0.01)
+    assert first["blocks.1.mlp.down_proj.weight"].std() == pytest.approx(0.02 / 8**0.5, rel=0.01)
+    larger = recipe.replace({"init.matrix_scale": 2.0})
+    twice = params.initial(larger, GPTSpec.of(larger, 300), np.random.default_rng(1))
+    assert twice["blocks.1.mlp.up_proj.weight"].std() == pytest.approx(0.04, rel=0.01)
 
 
 def test_projections_start_at_zero_or_as_in_gpt2() -> None:

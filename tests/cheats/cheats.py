@@ -33,6 +33,7 @@ class Ended:
     trial: Trial | None  # that one
     first_bpb: float  # of the study's first trial, whose weights are OTHER
     marked: bool  # there is a file MARK
+    leaked: bool  # the validation text lies in what is kept compiled, for the next trial of the same code to read
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,10 @@ for fd in range(3, 256):
     "fakes a record of its score": sandboxed(at_import("open('../recorded.npz', 'wb').close()\nprint('got in')")),
     "plants a file in what others compiled": sandboxed(at_import("open(CACHE + '/planted', 'w').close()\n"
                                                                  "print('got in')")),
+    "puts a link in the place of what it compiled": Cheat(
+        "compile cache", in_loss("import shutil\nshutil.rmtree('compiled', ignore_errors=True)\n"
+                                 "os.symlink(os.path.dirname(VAL), 'compiled')"),
+        lambda e: scored(e) and not e.leaked, lambda e: scored(e) and e.leaked),
     "sends over IPv4": sandboxed(at_import("socket.create_connection(('127.0.0.1', PORT)).sendall(b'text')\n"
                                            "print('got out')")),
     "opens an IPv6 socket": sandboxed(at_import("socket.socket(socket.AF_INET6)\nprint('got out')")),

@@ -83,9 +83,12 @@ def _tried(here: Place, edit: Edit, backend: str, told: dict | None, ratchet: st
         first = here.experiments()[0].trials[0]
         result = result_of(here.ar("try", "--tag", TAG, "-m", "an edit", "--ratchet", ratchet))
     (cache_folder / "planted").unlink(missing_ok=True)
+    leaked = list(cache_folder.rglob(files["VAL"].name))
+    for path in leaked:
+        shutil.rmtree(path.parent)
     tried = here.last().trials
     said = (trials / str(tried[0].id) / "log.txt").read_text(errors="replace") if tried else ""
     bpb = first.bpb()
     assert bpb is not None
     return Ended(result["verdict"], result["val_bpb"], result["incumbent_bpb"], result["reason"], result["log"], said,
-                 tried[0] if tried else None, bpb, os.path.exists(mark))
+                 tried[0] if tried else None, bpb, os.path.exists(mark), bool(leaked))

@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ import numpy as np
 
 from autoresearch.harness import (
     audit,
+    caches,
     checkpoint,
     jobs,
     launch,
@@ -138,6 +140,16 @@ def _taken_weights() -> None:
         return taken
 
     supervise.take_weights = move
+
+
+@layer
+def _compile_cache() -> None:
+    """What was compiled is copied as it lies there."""
+    def copied(own: Path, kept: Path) -> None:
+        if own.is_dir():
+            shutil.copytree(own, kept, dirs_exist_ok=True)
+
+    caches.keep = copied
 
 
 @layer

@@ -43,7 +43,7 @@ def test_where_the_machine_can_not_train_it_no_study_is_left_behind(tmp_path: Pa
     monkeypatch.chdir(clone)
     monkeypatch.setattr(studying.prepared, "current", lambda: text)
 
-    def no_card(*args: object) -> None:
+    def no_card(*args: object, **options: object) -> None:
         raise UserError("the cuda backend needs an NVIDIA card")
 
     monkeypatch.setattr(studying, "choose_backend", lambda name: name)

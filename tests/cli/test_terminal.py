@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from autoresearch.cli import run as run_command
 from autoresearch.cli.terminal import TerminalView, lines
 from autoresearch.records import Point
 from autoresearch.research.events import Event, Teller
-from autoresearch.research.now import Now
+from autoresearch.research.now import PHASES, Now
 from tests.report.made import Made, repository
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,6 +113,16 @@ def test_a_baseline_that_is_not_finished_shows_the_score_that_it_has(tmp_path: P
             row.plain for row in panel.rows(now_of(found), 100, 0.0)), "and when it is continued"
 
 
+def test_the_panel_keeps_the_scores_that_no_verdict_follows(made: Made) -> None:
+    n, found = made.idea("keep", 2.3), list[Event]()
+    teller = Teller(made.study, found.append)
+    screened = made.study.ledger.experiment(n).trials[0]
+    for purpose in ("screen", "repeat", "verify"):
+        teller.trial_ended(replace(screened, purpose=purpose))
+    lines = [[text.plain for text in panel.above(e, 100)] for e in found if e["event"] == "trial_ended"]
+    assert lines == [[], [], [f"#{n}, seed 1: val_bpb 2.3000"]]
+
+
 def test_a_silent_trial_does_not_count_down_for_ever(made: Made) -> None:
     now = now_of(half_a_trial(made))
     assert now.trained_s(now.at + 3) == 244.0
@@ -124,6 +135,8 @@ def test_plain_lines_are_those_of_a_log(made: Made, capsys: pytest.CaptureFixtur
     for event in half_a_trial(made):
         view.show(event)
     view.note("a note")
+    for phase in (*PHASES, "another process is preparing text in this cache; waiting for it"):
+        Teller(made.study, view.show).trial_event(phase, None)
     n = made.idea("discard", 2.5, reason="worse")
     experiment = made.study.ledger.experiment(n)
     teller = Teller(made.study, view.show)
@@ -135,6 +148,7 @@ def test_plain_lines_are_those_of_a_log(made: Made, capsys: pytest.CaptureFixtur
     assert [line[8:] for line in err.splitlines()] == [
         "#2  Half the batch gives twice the updates, which this study has been short of from the start",
         "     batch.tokens_per_step = 64", "     #2, seed 1, 300 s of training", "a note",
+        "     another process is preparing text in this cache; waiting for it",
         "     #2, seed 1: val_bpb 2.5000, 701 steps, 299 tokens/s",
         "     discard: worse"]
 

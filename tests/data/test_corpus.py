@@ -65,6 +65,25 @@ def test_a_text_too_long_to_hold_is_cut_between_characters_and_that_is_said(tmp_
         assert b"\n" not in content or all(piece.endswith(b"\n") for piece in pieces[:-1])
 
 
+@pytest.mark.parametrize("size", [30_000, 49_995, 50_000, 50_001, 66_000, 130_000])
+def test_between_separators_a_document_is_cut_the_same_wherever_it_stands(tmp_path: Path, monkeypatch, size: int):
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 20_000)
+    monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 50_000)
+    path, separator = tmp_path / "three.txt", b"<|endoftext|>\n"
+    long = made_text(size + 10)[:size - 1] + b"\n"
+    found = set()
+    for before in range(5, 40_000, 6_500):
+        first, last = b"x" * before + b"\n", b"a line\n" * 100
+        path.write_bytes(separator.join((first, long, last)))
+        read = corpus.text([path])
+        pieces = list(read.documents())
+        assert (pieces[0], pieces[-1]) == (first, last) and max(map(len, pieces)) <= 50_000
+        assert bool(read.notes) == (size > 50_000)
+        found.add(tuple(pieces[1:-1]))
+    [pieces] = found
+    assert b"".join(pieces) == long and (len(pieces) > 1) == (size > 50_000)
+
+
 def test_a_folder_gives_its_text_files_in_sorted_order(tmp_path: Path):
     root = tmp_path / "letters"
     for name, content in {"b.txt": b"second", "a/z.md": b"third", "a.py": b"first", ".hidden": b"no", ".git/x": b"no",
@@ -77,8 +96,39 @@ def test_a_folder_gives_its_text_files_in_sorted_order(tmp_path: Path):
     found = corpus.text([root])
     assert list(found.documents()) == [b"first", b"second", b"third"]
     assert found.skipped == {str(root / "lost"): "does not exist", str(root / "photo.jpg"): "is binary, not text",
-                             str(root / "pipe"): "is a pipe, not a file"}
+                             str(root / "pipe"): "is a pipe, not a file",
+                             str(root / "again"): "is a link to a folder, and not followed"}
     assert found.notes == []
+
+
+def test_a_folder_within_that_cannot_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    locked = tmp_path / "notes/locked"
+    locked.mkdir(parents=True)
+    real = os.scandir
+
+    def scandir(path: str) -> object:  # root may open everything
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    with pytest.raises(UserError, match=r"holds no text; .*/locked can't be opened: permission denied"):
+        corpus.text([tmp_path / "notes"])
+    (tmp_path / "notes/a.txt").write_bytes(b"text")
+    found = corpus.text([tmp_path / "notes"])
+    assert list(found.documents()) == list(found.documents()) == [b"text"]
+    assert found.remarks() == [f"skipped 1 path: {locked} can't be opened: permission denied"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_within_without_rights_is_named(tmp_path: Path):
+    (tmp_path / "notes/locked").mkdir(parents=True)
+    (tmp_path / "notes/a.txt").write_bytes(b"text")
+    (tmp_path / "notes/locked").chmod(0)
+    found = corpus.text([tmp_path / "notes"])
+    assert list(found.documents()) == [b"text"]
+    assert found.skipped == {str(tmp_path / "notes/locked"): "can't be opened: permission denied"}
+    (tmp_path / "notes/locked").chmod(0o700)
 
 
 def test_what_was_skipped_is_one_line_that_names_a_few_what_may_be_text_first(tmp_path: Path):
@@ -89,7 +139,7 @@ def test_what_was_skipped_is_one_line_that_names_a_few_what_may_be_text_first(tm
     found = corpus.text([tmp_path])
     assert list(found.documents()) == [b"text"] and len(found.skipped) == 13
     [line] = found.remarks()
-    assert line == (f"skipped 13 files: {tmp_path}/windows.txt is UTF-16; {tmp_path}/00.jpg is binary, not text; "
+    assert line == (f"skipped 13 paths: {tmp_path}/windows.txt is UTF-16; {tmp_path}/00.jpg is binary, not text; "
                     f"{tmp_path}/01.jpg is binary, not text; and 10 more")
 
 

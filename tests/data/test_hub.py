@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import random
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import huggingface_hub.constants as constants
 import pyarrow as pa
@@ -118,6 +123,59 @@ def test_a_download_stopped_by_the_keyboard_goes_on_in_another_run(server: Hub, 
 def test_a_server_that_knows_no_ranges_starts_again(server: Hub, waits: list[float]):
     server.faults += [Fault("CDN", cut=1_000_000), Fault("CDN", no_range=True)]
     assert fetch().read_bytes() == CONTENT
+
+
+def test_a_server_that_starts_again_and_breaks_is_taken_up_where_it_broke(server: Hub, waits: list[float]):
+    server.faults += [Fault("CDN", short=1_000_000), Fault("CDN", no_range=True, cut=0), Fault("CDN", short=2_500_000)]
+    heard = Heard()
+    assert fetch(heard).read_bytes() == CONTENT
+    assert server.sent_ranges() == ["bytes=0-", "bytes=1000000-", "bytes=0-", "bytes=2500000-"]
+    assert max(heard.bytes) == heard.bytes[-1] == len(CONTENT)
+
+
+def test_a_server_that_refuses_to_go_on_is_asked_for_all_of_it(server: Hub, waits: list[float]):
+    server.faults += [Fault("CDN", short=1_000_000), Fault("CDN", 416)]
+    assert fetch().read_bytes() == CONTENT
+    assert server.sent_ranges() == ["bytes=0-", "bytes=1000000-", "bytes=0-"]
+
+
+def waiting_for(part: Path, work: Callable[[IO[bytes]], None]) -> tuple[Heard, Path]:
+    """What is fetched by one that has to wait while another has the part file and does this with it."""
+    heard, paths = Heard(), list[Path]()
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with open(part, "ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        thread = threading.Thread(target=lambda: paths.append(fetch(heard)))
+        thread.start()
+        deadline = time.monotonic() + 20
+        while not heard.lines:
+            assert time.monotonic() < deadline and thread.is_alive()
+            time.sleep(0.01)
+        work(other)
+    thread.join(20)
+    return heard, paths[0]
+
+
+def test_what_another_process_downloads_meanwhile_is_not_downloaded_again(server: Hub):
+    part = hub._part(hub._blob(hub.find(REPO, [NAME], "main")[0]))
+
+    def append(other: IO[bytes]) -> None:
+        other.write(CONTENT[:1_000_000])
+
+    heard, path = waiting_for(part, append)
+    assert path.read_bytes() == CONTENT and server.sent_ranges() == ["bytes=1000000-"]
+    assert heard.lines == ["another process is downloading data.bin; waiting for it"]
+
+
+def test_what_another_process_downloads_and_throws_away_is_downloaded_here(server: Hub):
+    part = hub._part(hub._blob(hub.find(REPO, [NAME], "main")[0]))
+
+    def throw_away(other: IO[bytes]) -> None:
+        other.write(b"wrong")
+        part.unlink()
+
+    path = waiting_for(part, throw_away)[1]
+    assert path.read_bytes() == CONTENT and server.sent_ranges() == ["bytes=0-"]
 
 
 def test_a_body_that_ends_early_is_completed(server: Hub, waits: list[float]):
@@ -235,6 +293,32 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(server: Hub, tmp_path: Pat
     with pytest.raises(UserError, match=r"can't write to .*file/hub") as caught:
         hub.check_space(hub.find(REPO, [NAME], "main"), tmp_path, 0)
     assert "HF_HOME" in caught.value.hint
+
+
+@pytest.mark.parametrize(("code", "words", "remedy"), [
+    (errno.ENOSPC, "no space is left for", "What has arrived is kept. Free some space"),
+    (errno.EACCES, "can't write to", "See whose it is"),
+])
+def test_only_a_full_disk_is_told_to_be_made_room_on(server: Hub, monkeypatch, code: int, words: str, remedy: str):
+    files = hub.find(REPO, [NAME], "main")
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(code, "because")
+
+    monkeypatch.setattr(Path, "mkdir", fails)
+    for work in (lambda: hub.download(files, print, print), lambda: hub.check_space(files, Path("/"), 0)):
+        with pytest.raises(UserError, match=rf"{words} .*: because") as caught:
+            work()
+        assert caught.value.hint.startswith(remedy) and "HF_HOME=/path" in caught.value.hint
+        assert ("space" in caught.value.hint) == (code == errno.ENOSPC)
+
+
+def test_a_reader_of_the_progress_that_has_left_is_no_fault_of_the_cache(server: Hub):
+    def gone(there: int, total: int) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        hub.download(hub.find(REPO, [NAME], "main"), print, gone)
 
 
 def test_offline_mode_uses_the_cache_and_nothing_else(server: Hub, monkeypatch: pytest.MonkeyPatch):

@@ -57,7 +57,7 @@ def test_of_a_messy_folder_what_matters_stands_first_and_what_was_skipped_in_one
         (folder / f"{n}.jpg").write_bytes(b"\xff\xd8\0\0")
     found = prepare("--text", folder, "--tokenizer", "byte", "--json")
     notes = [line for line in found.stderr.splitlines() if line.startswith("note: ")]
-    assert "stand in train" in notes[0] and " are not UTF-8" in notes[1] and "skipped 12 files: " in notes[2], notes
+    assert "stand in train" in notes[0] and " are not UTF-8" in notes[1] and "skipped 12 paths: " in notes[2], notes
     assert len(notes) == 3 and len(json.loads(found.stdout)["skipped"]) == 12
 
 

@@ -19,7 +19,8 @@ import pytest
 from click.testing import CliRunner
 
 from autoresearch.cli.prepare import command
-from autoresearch.data import prepared, published
+from autoresearch.data import disk, prepared, published
+from autoresearch.errors import UserError
 from tests.data.conftest import DEAD, point_at
 from tests.data.hub_server import Fault, Hub
 from tests.data.texts import made_text
@@ -131,6 +132,37 @@ def test_ctrl_c_leaves_what_came_and_the_next_run_goes_on_with_it(server: Hub, t
     assert second.returncode == 0, said
     assert json.loads(out)["revision"] == published.STORIES.revision
     assert server.sent_ranges() == ["bytes=0-", f"bytes={size // 2}-"]
+
+
+def test_while_a_corpus_is_downloaded_the_cache_is_free_for_others(server: Hub, tmp_path: Path, cache: Path):
+    server.faults.append(Fault("CDN", stall=1000))
+    downloading = door(server, tmp_path, "tinystories")
+    deadline = time.monotonic() + 30
+    while not server.sent_ranges():
+        assert time.monotonic() < deadline and downloading.poll() is None, downloading.communicate()
+        time.sleep(0.05)
+    with disk.lock(cache / "data", pytest.fail):
+        pass
+    assert prepare("stdlib", "--max-bytes", "400KB").exit_code == 0
+    server.stalled.set()
+    out, said = downloading.communicate(timeout=60)
+    assert downloading.returncode == 0 and json.loads(out)["name"] == "tinystories", said
+    assert prepared.names() == ["stdlib", "tinystories"]
+
+
+def test_too_small_a_disk_and_a_missing_tokenizer_are_said_before_a_download(server: Hub, monkeypatch):
+    def unreachable() -> None:
+        raise UserError("gpt2 can't be fetched")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("autoresearch.data.prepare.gpt2_tokenizer", unreachable)
+        found = CliRunner().invoke(command, ["tinystories", "--tokenizer", "gpt2"])
+        assert "can't be fetched" in found.exception.message
+    free = shutil.disk_usage("/")._replace(free=4_000_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    found = prepare("tinystories")
+    assert "has 4,000 MB free; preparing this text needs 4," in found.exception.message
+    assert not server.asked("GET")
 
 
 def test_offline_the_default_is_there_in_seconds(server: Hub, tmp_path: Path):

@@ -121,6 +121,11 @@ def test_json_lines_keep_bytes_that_are_not_utf8(tmp_path: Path):
     assert read(path) == [b"caf\xe9 \xff", b"\xed\xa0\xbd caf\xe9", "é".encode()]
 
 
+def test_what_stands_beside_the_text_may_be_anything_that_json_has(tmp_path: Path):
+    line = b'{"text": "one", "id": ' + b"9" * 5000 + b', "x": [NaN, null, {"text": 1}]}\n'
+    assert read(written(tmp_path / "a.jsonl", line)) == [b"one"]
+
+
 @settings(max_examples=60)
 @given(st.lists(st.text(), max_size=8), st.sampled_from(sorted(COMPRESS)))
 def test_any_strings_survive_json_lines_and_parquet(tmp_path_factory, stories, codec):
@@ -162,6 +167,7 @@ BAD = {
     "elf.gz": (gzip.compress(b"ELF\0\0"), {}, "is binary", "Unpack"),
     "a.pdf": (b"%PDF-1.4\n" + NOISE.replace(b"\0", b""), {}, "is binary", "plain text"),
     "windows.txt": ("déjà vu, 1 2 3\n".encode("utf-16-le"), {}, "is UTF-16", "iconv -f UTF-16LE"),
+    "wide.txt": ("déjà vu".encode("utf-32"), {}, "is UTF-32", "iconv -f UTF-32 -t UTF-8"),
     "solaris.txt": ("déjà vu, 1 2 3\n".encode("utf-16-be"), {}, "is UTF-16", "iconv -f UTF-16BE"),
 }
 
@@ -206,6 +212,20 @@ def test_a_stream_is_read_once_and_can_be_read_again(tmp_path: Path, monkeypatch
             found = corpus.text([Path("-")], fields=Fields(**fields))
             assert list(found.documents()) == list(found.documents()) == expected
             assert (found.name, found.source) == ("stdin", "standard input")
+
+
+def test_a_stream_that_fails_is_not_taken_for_the_cache(monkeypatch: pytest.MonkeyPatch):
+    class Failing(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: object) -> int:
+            raise IsADirectoryError(21, "Is a directory")
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(Failing())))
+    with pytest.raises(UserError, match="standard input can't be read: Is a directory") as caught:
+        corpus.text([Path("-")])
+    assert "space" not in caught.value.hint
 
 
 def test_a_cap_stops_reading_a_large_file_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -147,14 +147,30 @@ def test_the_tail_is_the_holdout_to_the_character_whatever_it_is_made_of(odd, co
     assert all(document in before for name in SPLITS[:-1] for document in division.documents[name])
 
 
-@pytest.mark.parametrize("documents", [[made_text(60_000)], many(400)])
-def test_other_splits_are_what_they_would_be_without_the_tail(documents):
-    whole = b"".join(documents)
-    division = divide(documents, holdout_chars=5_000)
+def test_documents_before_the_tail_are_in_the_split_that_they_would_be_in_without_it():
+    documents = many(400)
+    plain, division = divide(documents), divide(documents, holdout_chars=5_000)
+    assert plain.policy == division.policy == "hash"
     tail = b"".join(division.documents["holdout"])
-    assert tail.decode() == whole.decode()[-5_000:]
-    for name, frac in splits.FRACTIONS.items():
-        assert name == "holdout" or sizes(division)[name] == pytest.approx(frac * len(whole), rel=0.7)
+    assert tail.decode() == b"".join(documents).decode()[-5_000:]
+    cut = b"".join(documents).removesuffix(tail)
+    before = [document for i, document in enumerate(documents) if cut.startswith(b"".join(documents[:i + 1]))]
+    assert 380 < len(before) < 400
+    for name in ("dev", "val", "confirm"):
+        assert [d for d in plain.documents[name] if d in before] == [d for d in division.documents[name] if d in before]
+    # What the tail replaces as the holdout is trained on.
+    kept = [d for d in documents if d in plain.documents["train"] or d in plain.documents["holdout"]]
+    assert [d for d in kept if d in before] == [d for d in division.documents["train"] if d in before]
+
+
+def test_a_long_text_before_the_tail_gives_each_other_split_its_share():
+    text = made_text(60_000)
+    division = divide([text], holdout_chars=5_000)
+    assert b"".join(division.documents["holdout"]).decode() == text.decode()[-5_000:]
+    assert division.policy == "span"
+    for name in ("dev", "val", "confirm"):
+        share = splits.FRACTIONS[name] * (len(text) - sizes(division)["holdout"])
+        assert sizes(division)[name] == pytest.approx(share, rel=0.7)
 
 
 def test_a_tail_that_leaves_too_little_or_is_longer_than_the_text_is_refused():

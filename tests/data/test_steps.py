@@ -8,19 +8,22 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from autoresearch.data import manifest, prepared
+from autoresearch.data import disk, manifest, prepared
 from autoresearch.data import prepare as module
 from autoresearch.data.manifest import SPLITS
 from autoresearch.data.prepare import extend, prepare
 from autoresearch.errors import UserError
+from autoresearch.harness.runner import Runner
 from tests.data.test_tokenizer import gpt2_like
 from tests.data.texts import made_corpus, made_text
 
+ROOT = Path(__file__).parents[2]
 DOCUMENTS = [made_text(1_500, seed) for seed in range(250)]
 
 
@@ -57,6 +60,76 @@ def test_the_first_two_shards_are_encoded_and_the_others_on_demand(sharded: prep
     assert [list(shard) for shard in before] == [list(shard) for shard in sharded.tokens("train", "bpe-300")]
     assert b"".join(decoded(extend(sharded, "bpe-300", 99), "bpe-300")) == train
     assert extend(sharded, "bpe-300", 1).manifest == prepared.load(sharded.root).manifest
+
+
+LOCK = """
+from autoresearch.data import disk, prepared
+with disk.lock(prepared.folder(), print):
+    print("locked", flush=True)
+    input()
+"""
+
+
+@pytest.fixture
+def busy(sharded: prepared.Prepared) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has the lock of the cache, until it is sent a line."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", LOCK], env=environment, text=True, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == "locked\n"
+        yield other
+        other.kill()
+
+
+def test_nobody_is_waited_for_where_no_shard_is_lacking(sharded: prepared.Prepared, busy: subprocess.Popen[str]):
+    assert extend(sharded, "byte", 2, pytest.fail).manifest == sharded.manifest
+
+
+def test_who_is_waited_for_is_said(sharded: prepared.Prepared, busy: subprocess.Popen[str]):
+    lines: list[str] = []
+
+    def listen(line: str) -> None:
+        lines.append(line)
+        if busy.poll() is None:
+            busy.communicate("go on\n")
+
+    assert len(extend(sharded, "byte", 3, listen).tokens("train", "byte")) == 3
+    assert lines == ["another process is preparing text in this cache; waiting for it", "tokenizer byte: shard 3 of 3"]
+
+
+EXTEND = """
+import sys
+from autoresearch.data import prepare, prepared
+prepare.SHARD_BYTES = 60_000
+prepare.extend(prepared.find("made"), "byte", 3, lambda line: print(line, flush=True))
+"""
+
+
+def test_ctrl_c_ends_the_wait(sharded: prepared.Prepared, busy: subprocess.Popen[str]):
+    with subprocess.Popen([sys.executable, "-c", EXTEND], env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as waiting:
+        assert waiting.stdout is not None and "waiting for it" in waiting.stdout.readline()
+        waiting.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in waiting.communicate(timeout=10)[1]
+    assert busy.poll() is None and prepared.load(sharded.root).manifest == sharded.manifest
+
+
+def test_a_study_waits_once_for_the_shards_that_it_lacks_and_says_so(sharded: prepared.Prepared, tmp_path: Path,
+                                                                     busy: subprocess.Popen[str]):
+    def events(message: dict[str, str]) -> None:
+        heard.append(message["event"])
+        if busy.poll() is None:
+            busy.communicate("go on\n")
+
+    heard: list[str] = []
+    runner = Runner(sharded, "cpu", tmp_path, shards=3)
+    for _ in range(2):
+        assert len(runner._train_text("byte", events).tokens("train", "byte")) == 3
+    assert len(heard) == 2 and "waiting for it" in heard[0]
+    assert len(runner.prepared.manifest.tokenizers["byte"].shards) == 3
+    with disk.lock(prepared.folder(), pytest.fail):  # one that was loaded before, while somebody has the lock
+        stale = Runner(sharded, "cpu", tmp_path, shards=3)
+        assert len(stale._train_text("byte", pytest.fail).tokens("train", "byte")) == 3
 
 
 @pytest.mark.parametrize("shards", [0, 3])
@@ -97,7 +170,7 @@ print("done", flush=True)
 
 
 def start() -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, "-c", PREPARE], env=environment, text=True, stdout=subprocess.PIPE)
 
 

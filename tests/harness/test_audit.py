@@ -102,7 +102,7 @@ def test_the_reference_of_a_recording_is_the_candidate_that_was_scored(
     with np.load(tmp_path / "scored/recorded.npz") as recorded:
         assert sorted(set(recorded["rows"].tolist())) == list(range(7))
         assert recorded["logits"].shape == (len(recorded["rows"]), 257)
-    last = '    return norm(w, "norm", x, spec)'
+    last = '    return norm(w, "norm", x_BTC, spec)'
     other = edited("mlx_model.py", last + "\n", last + " * 1.01\n")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/recorded.npz").write_bytes((tmp_path / "scored/recorded.npz").read_bytes())

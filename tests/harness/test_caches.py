@@ -61,7 +61,7 @@ def test_only_new_regular_files_are_kept_and_not_too_many(tmp_path: Path, monkey
     (tmp_path / "secret").write_text("secret")
     (own / "link").symlink_to(tmp_path / "secret")
     (own / "folder").symlink_to(tmp_path)
-    os.mkfifo(own / "pipe")
+    os.mkfifo(own / "pipe")  # which nobody will ever write to
     caches.keep(own, kept)
     assert {str(p.relative_to(kept)): p.read_text() for p in kept.rglob("*") if p.is_file()} == {
         "a/new": "new", "a/old": "old"}
@@ -69,6 +69,83 @@ def test_only_new_regular_files_are_kept_and_not_too_many(tmp_path: Path, monkey
     monkeypatch.setattr(caches, "MAX_FILES", 0)
     caches.keep(own, kept)
     assert not (kept / "b").exists()
+
+
+def secrets(tmp_path: Path) -> Path:
+    """A folder that is not the candidate's."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/val.txt").write_text("secret")
+    return tmp_path / "data"
+
+
+def test_a_link_in_the_place_of_what_was_compiled_leads_nowhere(tmp_path: Path) -> None:
+    """Else the next process of the same code would read the validation text in its own folder."""
+    (tmp_path / "own").symlink_to(secrets(tmp_path))
+    caches.keep(tmp_path / "own", tmp_path / "kept")
+    caches.keep(tmp_path / "data/val.txt", tmp_path / "kept")
+    caches.keep(tmp_path / "nothing", tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("name", ["inner", "file"])
+def test_what_becomes_a_link_while_it_is_looked_at_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                 name: str) -> None:
+    own, elsewhere, opened = tmp_path / "own", secrets(tmp_path), os.open
+    (own / "inner").mkdir(parents=True)
+    (own / "inner/val.txt").write_text("compiled")
+    (own / "file").write_text("compiled")
+
+    def swapped(path: str, flags: int, *more: int, **at: int) -> int:
+        if path == name and not (own / name).is_symlink():
+            (own / name).rename(tmp_path / "moved")
+            (own / name).symlink_to(elsewhere / ("" if name == "inner" else "val.txt"))
+        return opened(path, flags, *more, **at)
+
+    monkeypatch.setattr(os, "open", swapped)
+    caches.keep(own, tmp_path / "kept")
+    kept = {str(p.relative_to(tmp_path / "kept")) for p in (tmp_path / "kept").rglob("*") if p.is_file()}
+    assert kept == {"inner/val.txt", "file"} - {"inner/val.txt" if name == "inner" else "file"}
+    assert (own / name).is_symlink(), "it was tried"
+
+
+def test_a_file_that_grows_while_it_is_copied_is_not_kept_nor_any_after_it(tmp_path: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    own, kept, copied = tmp_path / "own", tmp_path / "kept", caches._copy_file
+    own.mkdir()
+    for name in "abc":
+        (own / name).write_bytes(bytes(100))
+    asked = list[int]()
+
+    def grown(fd: int, to: Path, most_bytes: int) -> int:
+        asked.append(most_bytes)
+        if len(asked) == 2:
+            os.truncate(own / to.name, 1 << 30)
+        return copied(fd, to, most_bytes)
+
+    monkeypatch.setattr(caches, "MAX_BYTES", 1000)
+    monkeypatch.setattr(caches, "_copy_file", grown)
+    caches.keep(own, kept)
+    assert asked == [1000, 900]
+    assert [p.stat().st_size for p in kept.iterdir()] == [100]
+
+
+def test_folders_in_folders_are_looked_into_so_deep_and_no_deeper(tmp_path: Path) -> None:
+    """Each costs a descriptor and a frame, of which we have a thousand."""
+    deepest = tmp_path.joinpath("own", *"d" * caches.MAX_DEPTH)
+    (deepest / "d").mkdir(parents=True)
+    (deepest / "kept").write_text("x")
+    (deepest / "d/too deep").write_text("x")
+    caches.keep(tmp_path / "own", tmp_path / "kept")
+    assert [p.name for p in (tmp_path / "kept").rglob("*") if p.is_file()] == ["kept"]
+
+
+def test_a_candidates_folder_is_below_the_cache_and_named_by_its_code(tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path))
+    files = {"model.py": b"x", "recipe.toml": b"a"}
+    assert caches.home() == tmp_path / "compiled"
+    assert caches.of(files) == caches.home() / assemble.code_digest(files)
+    assert caches.of(files | {"recipe.toml": b"b"}, tmp_path / "b") == tmp_path / "b" / caches.of(files).name
 
 
 def test_what_was_compiled_longest_ago_goes_first_and_what_was_used_today_stays(tmp_path: Path) -> None:

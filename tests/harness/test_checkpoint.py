@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import os
 import re
+import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -145,6 +151,42 @@ def test_code_outside_the_candidates_folder_is_refused(tmp_path: Path, name: str
         checkpoint.read(path)
 
 
+def foreign(path: Path, changes: dict, signature: str | None = None, escaped: bool = True) -> Path:
+    """A stranger's file: other parts in the record, another signature."""
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    metadata = header["__metadata__"]
+    metadata[checkpoint.ENTRY] = json.dumps(json.loads(metadata[checkpoint.ENTRY]) | changes, ensure_ascii=escaped)
+    metadata[checkpoint.SIGNATURE] = signature or metadata[checkpoint.SIGNATURE]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
+    return path
+
+
+@pytest.mark.parametrize("changes", [
+    {"device": "\ud800"}, {"recipe": {"extra.\udc80": 1}}, {"recipe": {"extra.a": ["\udc80"]}},
+    {"code": {"a\udc80.py": ""}}, {"code": {"a.py": "\ud800"}}])
+def test_half_a_character_in_a_strangers_record_is_a_sentence(tmp_path: Path, changes: dict) -> None:
+    """Digests, files and terminals take none. In code some stand for a byte."""
+    for escaped in (True, False):
+        path = foreign(made(tmp_path), changes, escaped=escaped)
+        with pytest.raises(UserError, match="record that can't be read: it holds halves of characters"):
+            checkpoint.read(path)
+        assert checkpoint.precision(path) == ""
+    assert checkpoint.read(foreign(made(tmp_path), {"code": {"a.py": "\udc80"}}))[0].files() == {"a.py": b"\x80"}
+
+
+def test_half_a_character_in_a_signature_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="halves of characters"):
+        checkpoint.read(foreign(made(tmp_path), {}, "\ud800"))
+
+
+def test_parts_of_a_record_that_nobody_knows_are_named_in_plain_letters(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=re.escape(r"can't be read: '\x1b[31m', '\ud800'")):
+        checkpoint.read(foreign(made(tmp_path), {"\ud800": 1, "\x1b[31m": 2}))
+
+
 def test_what_another_machine_wrote_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = made(tmp_path)
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "another"))
@@ -191,7 +233,31 @@ def test_weights_that_are_no_safetensors_are_the_candidates_fault(mlx: Runner, t
 
 
 def test_the_key_is_made_once_however_many_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path))
-    first = checkpoint._key()
-    assert len(first) == 32 and checkpoint._key() == first != bytes(32)
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    random = secrets.token_bytes
+    monkeypatch.setattr(secrets, "token_bytes", lambda size: time.sleep(0.05) or random(size))
+    with ThreadPoolExecutor(8) as many:
+        keys = set(many.map(lambda _: checkpoint._key(), range(8)))
+    assert len(keys) == 1 and len(first := keys.pop()) == 32 and checkpoint._key() == first != bytes(32)
     assert [p.name for p in paths.cache().iterdir()] == ["checkpoint.key"]
+
+
+def test_a_key_is_made_where_the_file_system_has_neither_links_nor_locks(monkeypatch: pytest.MonkeyPatch,
+                                                                         tmp_path: Path) -> None:
+    """exFAT, and folders that are mounted from elsewhere. It is needed when the training is over."""
+    def refused(*given: object, **more: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    for module, name in ((os, "link"), (os, "symlink"), (fcntl, "flock")):
+        monkeypatch.setattr(module, name, refused)
+    assert checkpoint.read(made(tmp_path))[1] is True
+    assert [p.name for p in paths.cache().iterdir()] == ["checkpoint.key"]
+
+
+def test_a_key_that_was_cut_off_when_it_was_made_is_made_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With an empty one anybody could sign."""
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path))
+    for left in (b"", b"short"):
+        (tmp_path / "checkpoint.key").write_bytes(left)
+        assert len(key := checkpoint._key()) == 32 and checkpoint._key() == key

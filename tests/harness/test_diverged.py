@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autoresearch.harness import checkpoint
 from autoresearch.harness.runner import DIVERGED_IN, Runner
-from autoresearch.harness.supervise import DIVERGED
+from autoresearch.harness.stranger import DIVERGED
 from autoresearch.records import Experiment, Trial
 from autoresearch.research.judge import again
 from tests.harness.test_verdicts import LOSS, TRAINING, with_code

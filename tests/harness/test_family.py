@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from autoresearch import scratch
-from autoresearch.harness import launch
+from autoresearch.harness import family, launch
 from tests.harness.tiny import comes_true
 
 # Each writes its process id: one that left the group, one that left it and lost its parent, one that ignores a TERM.
@@ -77,6 +78,19 @@ def test_a_leader_that_ended_by_itself_takes_the_others_along(tmp_path: Path) ->
     assert not [pid for pid in left if psutil.pid_exists(pid)]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere an orphan must have been seen before")
+def test_orphans_that_are_there_before_they_could_be_counted_are_of_the_family(tmp_path: Path) -> None:
+    """On a busy machine the supervisor may look only after a process that it started has left orphans."""
+    first = launch.register(subprocess.Popen(["true"], start_new_session=True))  # from now on orphans come to us
+    process = subprocess.Popen([sys.executable, "-I", "-S", "-c", RUNAWAYS, str(tmp_path)], start_new_session=True)
+    left = pids(tmp_path)
+    assert comes_true(lambda: psutil.Process(left[1]).ppid() == os.getpid(), 5)
+    launch.register(process)
+    launch.end(process, grace_s=0.1)
+    assert not [pid for pid in left if psutil.pid_exists(pid)]
+    launch.end(first)
+
+
 def test_other_processes_of_ours_are_left_alone(tmp_path: Path) -> None:
     bystander = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
@@ -89,6 +103,31 @@ def test_other_processes_of_ours_are_left_alone(tmp_path: Path) -> None:
     finally:
         bystander.kill()
         bystander.wait()
+
+
+def test_ps_tells_when_a_process_was_started() -> None:
+    me = next(p for p in family._by_ps() if p.pid == os.getpid())
+    assert (me.parent, me.group, me.dead) == (os.getppid(), os.getpgrp(), False) and me.memory_bytes > 1 << 20
+    assert re.fullmatch(r"\w{3} \w{3} +\d+ \d\d:\d\d:\d\d \d{4}", me.started), me.started
+
+
+def test_a_later_process_with_the_number_of_one_of_ours_is_a_strangers(monkeypatch: pytest.MonkeyPatch,
+                                                                       tmp_path: Path) -> None:
+    """By `ps`, as on macOS: it must not be ended."""
+    ours = "70 1 70 900 Ss Sat Nov 22 09:00:00 2025\n"
+    (tmp_path / "ps").write_text(f"#!/bin/sh\ncat {tmp_path}/said\n")
+    (tmp_path / "ps").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(family, "listed", family._by_ps)
+    monkeypatch.setattr(family, "_older", lambda leader: set())
+    (tmp_path / "said").write_text(ours)
+    whole, members = family.Family(70), list[list[int]]()
+    for left_the_group in ("77 70 77 900 S Sat Nov 22 09:00:01 2025\n78 1 78 0 Z\n",  # below ours, seen there
+                           "77 1 77 900 S Sat Nov 22 09:00:01 2025\n",  # its parent has died
+                           "77 1 77 900 S Sat Nov 22 09:05:00 2025\n"):
+        (tmp_path / "said").write_text(ours + left_the_group)
+        members.append([p.pid for p in whole.members()])
+    assert members == [[70, 77], [70, 77], [70]]
 
 
 def test_a_process_that_can_not_be_ended_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,3 +152,17 @@ def test_temporary_folders_of_the_dead_are_removed_and_those_of_the_living_are_n
         assert outer.is_dir() and inner.is_dir() and not left.exists() and other.exists()
         began = time.monotonic()
     assert not outer.exists() and not inner.exists() and time.monotonic() - began < 1
+
+
+def test_what_is_nested_deeper_than_python_follows_is_removed_too(tmp_path: Path) -> None:
+    """A candidate that does this would end the study otherwise, and every later run of it."""
+    top = tmp_path / "deep"
+    top.mkdir()
+    inside = os.open(top, os.O_RDONLY)
+    for _ in range(3 * sys.getrecursionlimit()):
+        os.mkdir("d", dir_fd=inside)
+        outer, inside = inside, os.open("d", os.O_RDONLY, dir_fd=inside)
+        os.close(outer)
+    os.close(inside)
+    scratch.remove(top)
+    assert not top.exists()

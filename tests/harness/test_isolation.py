@@ -56,9 +56,14 @@ def test_no_secret_and_no_home_is_in_its_environment(seen: dict) -> None:
     assert not environment.keys() & SECRETS.keys()
     assert "secret" not in json.dumps(environment) and "somebody" not in json.dumps(environment)
     assert environment.keys() <= {*launch.PASSED_ON, "TMPDIR", "HOME", "USER", "TORCHINDUCTOR_CACHE_DIR",
-                                  "TRITON_CACHE_DIR", "TORCH_WARM_POOL", "OMP_WAIT_POLICY", "LC_CTYPE",
-                                  "__CF_USER_TEXT_ENCODING"}
+                                  "TRITON_CACHE_DIR", "TORCH_WARM_POOL", "OMP_WAIT_POLICY", "MLX_ENABLE_TF32",
+                                  "LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
     assert environment["HOME"] == environment["TMPDIR"] == seen["folder"] + "/tmp"
+
+
+def test_float32_is_float32_on_every_mac(seen: dict) -> None:
+    """As tests/parity asks for it: from the M5 on, Metal would multiply in TF32."""
+    assert seen["environment"]["MLX_ENABLE_TF32"] == "0"
 
 
 def test_its_tree_holds_the_frozen_files_and_the_candidates_and_nothing_else(seen: dict) -> None:

@@ -23,7 +23,7 @@ from autoresearch.harness.selfcheck import Tried, self_check
 from autoresearch.harness.watch import Watch
 from tests.harness.tiny import comes_true
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="on macOS another sandbox does the work")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="by Linux's means")
 VERSIONS = range(1, landlock.version() + 1)
 
 
@@ -47,9 +47,10 @@ def outside() -> dict[str, Tried]:
 
 def test_everything_forbidden_is_refused(inside: dict[str, Tried]) -> None:
     assert [t.name for t in inside.values() if not t.refused] == []
-    assert len(inside) > 35
+    assert len(inside) > (35 if sys.platform == "linux" else 20)
 
 
+@linux
 def test_the_same_attempts_work_without_the_sandbox(outside: dict[str, Tried], inside: dict[str, Tried]) -> None:
     """Else they would prove nothing. Some need root, or a kernel that lets people do them."""
     assert outside.keys() == inside.keys()
@@ -59,6 +60,7 @@ def test_the_same_attempts_work_without_the_sandbox(outside: dict[str, Tried], i
     assert refused <= may_be, refused
 
 
+@linux
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_version_of_landlock_refuses_the_same(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an elder kernel's Landlock leaves open, seccomp closes."""
@@ -84,6 +86,7 @@ def ran(folder: Path, code: str, **given: object) -> str:
     return (folder / "log.txt").read_text() + looking.reason
 
 
+@linux
 def test_privileges_are_gone_and_cannot_come_back(tmp_path: Path) -> None:
     status = ran(tmp_path, "print(open('/proc/self/status').read())")
     found = dict(re.findall(r"^(\w+):\s*(\S+)$", status, re.M))
@@ -99,7 +102,7 @@ def test_the_walls_hold_in_processes_and_threads_that_it_starts(tmp_path: Path) 
             "print(subprocess.run(['cat', job['secret']], capture_output=True, text=True))\n"
             "t = threading.Thread(target=lambda: print(open(job['secret']).read())); t.start(); t.join()")
     said = ran(tmp_path / "in", code, secret=str(secret))
-    assert said.count("Permission denied") == 2 and "decoy" not in said
+    assert len(re.findall("Permission denied|Operation not permitted", said)) == 2 and "decoy" not in said
 
 
 def test_a_compiler_works_inside_and_its_library_can_be_loaded(tmp_path: Path) -> None:
@@ -120,6 +123,7 @@ def test_the_inherited_channel_and_pipes_between_own_processes_work(tmp_path: Pa
     assert "b'x'\nsaid\ncode 0" in said, said
 
 
+@linux
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="an older door of this architecture")
 def test_the_doors_of_other_architectures_are_shut(tmp_path: Path) -> None:
     """32-bit calls have other numbers: 359 is socket() there. x32 numbers carry one more bit."""
@@ -141,6 +145,7 @@ def test_a_process_that_is_left_behind_ends_with_the_trial(tmp_path: Path) -> No
     assert comes_true(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", 1)
 
 
+@linux
 def test_a_process_that_leaves_its_session_ends_with_the_trial_without_the_sandbox_too(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(sandbox.SWITCH, "off")
@@ -149,6 +154,7 @@ def test_a_process_that_leaves_its_session_ends_with_the_trial_without_the_sandb
     assert not psutil.pid_exists(int(ran(tmp_path, code).split()[1]))
 
 
+@linux
 def test_a_child_that_cannot_be_shut_in_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "limits", lambda scratch: {"NO_SUCH": 1})
     said = ran(tmp_path, "print('it ran')")
@@ -157,6 +163,7 @@ def test_a_child_that_cannot_be_shut_in_runs_nothing(tmp_path: Path, monkeypatch
 
 # Bounds
 
+@linux
 def test_memory_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "try:\n    print('took', len(bytearray(1 << 30)))\nexcept MemoryError:\n    print('refused')"
     monkeypatch.setattr(sandbox, "memory_bytes", lambda: 600 << 20)
@@ -166,6 +173,7 @@ def test_memory_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest
     assert "took" in ran(tmp_path / "out", code)
 
 
+@linux
 def test_two_hundred_gigabytes_are_refused(tmp_path: Path) -> None:
     if sandbox.memory_bytes() > 200 << 30:
         pytest.skip("this machine has them")
@@ -184,6 +192,7 @@ def test_memory_taken_by_many_processes_ends_them(tmp_path: Path, monkeypatch: p
     assert time.monotonic() - began < 15
 
 
+@linux
 def test_a_file_that_fills_the_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "try:\n    print('wrote', open('big', 'wb').write(bytes(30 << 20)))\nexcept OSError as e:\n    print(e)"
     monkeypatch.setattr(sandbox, "disk_bytes", lambda folder: 20 << 20)
@@ -247,6 +256,7 @@ def test_every_command_that_runs_candidates_asks_for_the_sandbox_first(
     assert len(said) == 1 and said[0].startswith("warning: no sandbox") and os.environ[sandbox.SWITCH] == "off"
 
 
+@linux
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landlock, "version", lambda: 0)
     monkeypatch.setattr(seccomp, "available", lambda: False)
@@ -279,6 +289,7 @@ def run_filter(code: list[seccomp.Instruction], architecture: int, number: int, 
             at += yes if true else no
 
 
+@linux
 @pytest.mark.parametrize("machine", list(seccomp.ARCHITECTURES))
 @pytest.mark.parametrize("version", [1, 2, 3, 6, 7])
 def test_the_filter_decides_every_call_on_both_architectures(machine: str, version: int) -> None:
@@ -368,6 +379,7 @@ def test_on_a_mac_the_child_is_started_by_sandbox_exec(tmp_path: Path) -> None:
     assert command[:2] == ["sandbox-exec", "-p"] and f'"{tmp_path}/tmp"' in command[2]
 
 
+@linux
 def test_a_process_starts_in_little_time(tmp_path: Path) -> None:
     """Of the sandbox alone; the interpreter takes its own. Measured at 1.2 ms, with room for a busy machine."""
     walls = sandbox.walls([tmp_path], tmp_path).dump()
@@ -378,6 +390,7 @@ def test_a_process_starts_in_little_time(tmp_path: Path) -> None:
     assert min(taken) < 0.05
 
 
+@linux
 def test_a_cache_below_the_toolchain_is_not_granted_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("lib", "src/app/cache/prepared", "src/other"):
         (tmp_path / name).mkdir(parents=True)

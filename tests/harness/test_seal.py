@@ -26,13 +26,15 @@ def answered(**changes: object) -> bytes:
 
 def test_a_whole_answer_under_its_seal_is_opened_and_so_is_a_failure() -> None:
     assert opened(answered(), SEAL, ANSWERS["audit"]) == WHOLE
-    failed = {"status": "invalid", "reason": "not finite"}
+    failed = {"status": "invalid", "reason": "not finite", "cause": ""}
     assert opened(json.dumps(failed).encode(), SEAL, ANSWERS["audit"]) == failed
 
 
 @pytest.mark.parametrize(("answer", "said"), [
     (b"", "gave no whole answer"), (b"[]", "gave no whole answer"), (answered()[:-5], "gave no whole answer"),
-    (answered(status="invalid"), "gave no whole answer"), (answered(status=None), "gave no whole answer"),
+    (answered(status="invalid"), "gave no whole answer"),
+    (answered(status="invalid", reason="not finite"), "gave no whole answer"),
+    (answered(status=None), "gave no whole answer"),
     (answered(difference=None), "left difference out"), (answered(seal=None), "left seal out"),
     (answered(seal="1234"), "another question"), (answered(seal=SEAL | {"nonce": "9"}), "another question"),
     (answered(seal=SEAL | {"text": "9"}), "another text"),

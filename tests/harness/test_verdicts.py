@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from autoresearch.harness import child, runner, supervise
+from autoresearch.harness import child, launch, runner, supervise
 from autoresearch.harness.runner import Runner
 from autoresearch.harness.supervise import Outcome, TrialFailed
 from autoresearch.harness.text import tail
@@ -72,7 +73,13 @@ def test_a_candidate_that_fails_has_crashed_and_the_reason_says_how(mlx: Runner,
     (RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory (00000008:k)"), "out_of_memory"),
     (RuntimeError("[METAL] Command buffer execution failed: Caused GPU Hang Error"), "device"),
     (RuntimeError("CUDA error: unspecified launch failure"), "device"),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_INTERNAL_ERROR when calling `cublasCreate(handle)`"), "device"),
     (RuntimeError("CUDA error: an illegal memory access was encountered"), "error"),
+    (RuntimeError("CUDA error: invalid argument"), "error"),
+    (RuntimeError("Triton Error [CUDA]: CUDA driver error: invalid argument"), "error"),
+    (RuntimeError("CUDA error: invalid device function"), "error"),
+    (RuntimeError("CUDA error: too many resources requested for launch"), "error"),
     (ValueError("memory"), "error"), (SystemExit(0), "error"), (KeyboardInterrupt(), "error"),
 ])
 def test_running_out_of_memory_is_told_from_other_errors(error: BaseException, kind: str) -> None:
@@ -105,29 +112,12 @@ def test_a_trial_that_gives_no_sign_of_life_has_crashed_long_before_its_time_is_
     assert "no sign of life" in outcome.reason and outcome.total_s < 30
 
 
-def ended(tmp_path: Path, code: int, said: str, starved: bool) -> TrialFailed:
-    trial = SimpleNamespace(wait=lambda timeout_s: code)
-    watch = SimpleNamespace(reason=said, starved=lambda: starved)
-    return supervise.Supervised(trial, SimpleNamespace(poll=lambda: None), watch, None, tmp_path, tmp_path, None, 1.0,
-                                0, lambda m: None)._death()
-
-
-@pytest.mark.parametrize(("code", "said", "starved", "cause"), [
-    (-9, "", True, "memory"), (-9, "", False, "machine"), (-6, "", True, "machine"), (3, "", True, ""),
-    (-9, "out of memory: it took 7 GiB", False, "memory"), (-9, "it ran 9,000 processes and threads", False, ""),
-])
-def test_the_kernels_killer_is_told_from_others(tmp_path: Path, code: int, said: str, starved: bool,
-                                                cause: str) -> None:
-    assert ended(tmp_path, code, said, starved).cause == cause
-
-
 def test_a_trial_that_never_stops_talking_is_late_all_the_same(tmp_path: Path) -> None:
     class Talkative:
         def receive(self, timeout_s: float | None) -> dict:
             return {"event": "hello"}
 
-    supervised = supervise.Supervised(None, None, None, Talkative(), tmp_path, tmp_path, None, 1.0, 0,
-                                      lambda m: None)
+    supervised = supervise.Supervised(Talkative(), None, tmp_path, tmp_path, None, 1.0, 0, lambda m: None)
     with pytest.raises(TrialFailed, match="warm-up took longer than 0 s") as failed:
         supervised._await("ready", 0.2, "warm-up")
     assert failed.value.status == "timeout"
@@ -214,7 +204,49 @@ def test_a_feeder_that_can_not_read_its_text_is_named(mlx: Runner, tmp_path: Pat
             return type(job)(**{**vars(job), "shards": [str(tmp_path / "gone")]})
 
     outcome = Damaged(mlx.prepared, "mlx", mlx.caches).train(honest(), tiny_recipe(), 1, tmp_path, None, 3)
-    assert outcome.status == "crash" and "the feeder died" in outcome.reason
+    assert (outcome.status, outcome.cause) == ("crash", "machine") and "the feeder died" in outcome.reason
+    assert re.search(rf"FileNotFoundError: .*{tmp_path}/gone", outcome.reason), outcome.reason
+    assert "\n" not in outcome.reason, "the last line of what it said"
+
+
+LATE_FEEDER = """
+import time
+from autoresearch.harness import feeder
+rows = feeder.training_rows
+feeder.training_rows = lambda *given: time.sleep(4) or rows(*given)
+feeder.main()
+"""
+
+
+@pytest.fixture
+def late_feeder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feeder that has to shuffle for longer than a trial warms up."""
+    trusted = launch.trusted
+
+    def started(module: str, *arguments: str, descriptors: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+        if module != "feeder":
+            return trusted(module, *arguments, descriptors=descriptors)
+        return launch.register(subprocess.Popen(
+            [sys.executable, "-c", LATE_FEEDER, *arguments], pass_fds=descriptors, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+
+    monkeypatch.setattr(launch, "trusted", started)
+
+
+@pytest.mark.usefixtures("late_feeder")
+def test_the_clock_starts_when_the_feeder_has_shuffled(mlx: Runner, tmp_path: Path) -> None:
+    outcome = train(mlx, tmp_path, "", steps=3)
+    assert outcome.status == "ok" and outcome.steps == 3, outcome.reason
+    assert outcome.facts["warmup_s"] < 3, "else the feeder was not late"
+    assert outcome.train_s < 1
+
+
+@pytest.mark.usefixtures("late_feeder")
+def test_a_feeder_that_is_never_ready_is_the_machines_fault(mlx: Runner, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "FEEDER_TIMEOUT_S", 0.1)
+    outcome = train(mlx, tmp_path, "", steps=3)
+    assert (outcome.status, outcome.cause) == ("crash", "machine") and "the feeder had no row" in outcome.reason
 
 
 # Scoring, on honest weights
@@ -227,7 +259,7 @@ def scored(mlx: Runner, trained: Outcome, folder: Path, code: str) -> object:
     ("return head(w, hidden(w, tokens_BT, spec), spec)[..., :-1]", "crash", r"logits of shape \(7, 1024, 256\)"),
     ("return head(w, hidden(w, tokens_BT, spec), spec) * float('nan')", "invalid", "not finite"),
     ("raise MemoryError", "crash", "out of memory"),
-    ("os._exit(0)", "crash", "the logits server died"),
+    ("os._exit(0)", "crash", "the logits server ended by itself with exit code 0"),
     ("_tell('{\"event\": \"served\"}'); time.sleep(1); os._exit(1)", "invalid", "not finite"),
     ("_tell('what?')", "invalid", "broke the protocol"),
     pytest.param("return head(w, hidden(w, tokens_BT, spec), spec)[:, :1]", "crash", "logits of shape", marks=slow),

@@ -25,7 +25,7 @@ from tests.harness.tiny import RECIPE, ROOT, comes_true, ours_below, small_text
 TAG = "mar8"
 BUDGET_S = 1.0
 RECIPE_FILE, MODEL_FILE = "backends/gpt/recipe.toml", "backends/gpt/mlx_model.py"
-SLOW, RIGHT = '    return norm(w, "norm", x, spec) * 0.02\n', '    return norm(w, "norm", x, spec)\n'
+SLOW, RIGHT = '    return norm(w, "norm", x_BTC, spec) * 0.02\n', '    return norm(w, "norm", x_BTC, spec)\n'
 
 
 @dataclass(frozen=True)

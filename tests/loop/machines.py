@@ -12,6 +12,7 @@ from autoresearch import costs
 from autoresearch.costs import Costs
 from autoresearch.harness.measuring import Faithful, Timed
 from autoresearch.harness.supervise import TrialFailed
+from autoresearch.records import MEMORY
 from backends.base import Device
 from backends.recipe import Recipe
 
@@ -45,7 +46,7 @@ class Machine(contextlib.AbstractContextManager["Machine"]):
         needs = costs.estimated_bytes(recipe, vocab)
         self.begun.append(recipe)
         if needs > self.really_bytes:
-            raise TrialFailed("crash", "out of memory: a test's machine is full")
+            raise TrialFailed("crash", "out of memory: a test's machine is full", MEMORY)
         if recipe.runtime.compile and self.compiling_s > timeout_s:
             raise TrialFailed("timeout", "no answer within a test's patience")
         self._recipe, self._vocab, self._peak = recipe, vocab, max(self._peak, needs)

@@ -24,6 +24,8 @@ def test_what_a_night_found_is_verified_taken_apart_and_handed_on(text: Prepared
     assert result_of(place.ar("try", "-m", "Let the model speak"))["verdict"] == "keep"
     recipe.write_text(recipe.read_text() + "\n[schedule]\nwarmup_frac = 0.001\n")
     idle = result_of(place.ar("try", "-m", "A touch of warm-up", "--ratchet", "greedy"))
+    with place.study() as study:
+        assert study.ledger.fact("ratchet") in (None, "careful"), "one try does not change how the study decides"
 
     said = place.start("verify", "--seeds", "5", "--no-reference", "--time-to-target", "--json").finish(within_s=280)
     found = json.loads(said.stdout)

@@ -182,6 +182,17 @@ def test_slow_products_are_not_even_compared(text: Prepared, monkeypatch: pytest
     assert recipe.runtime.precision == "float32" and "products are slower" in plan.found.verdicts[0]["reason"]
 
 
+@pytest.mark.parametrize("unknown", ["float32", "bfloat16"])
+def test_products_that_were_not_measured_allow_nothing_and_are_measured_again(
+        monkeypatch: pytest.MonkeyPatch, unknown: str) -> None:
+    machine = Machine(SERVER)
+    monkeypatch.setattr(Machine, "ceiling", lambda self, precision, *_: [2e11] * 3 + [2e11 * (precision != unknown)])
+    monkeypatch.setattr(settle, "Measuring", machine)
+    found = [settle.settled(honest(), "cuda", tiny_recipe(runtime__precision="auto"), 257) for _ in range(2)]
+    assert found[0] == found[1] and machine.starts == 2
+    assert found[0].precision == "float32" and "was not measured" in found[0].verdicts[0].reason
+
+
 def test_auto_is_settled_once_for_recipes_of_a_kind(text: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(SM_75, faithful=replace(GOOD, flushed_frac=0.9))
     monkeypatch.setattr(settle, "Measuring", machine)

@@ -1,5 +1,6 @@
-"""How far MLX is from the oracle (the cpu backend at float32, not compiled), in numbers.
+"""How far MLX, or a card, is from the oracle (the cpu backend at float32, not compiled), in numbers.
 
+    BACKENDS   those that can be asked here
     VARIANTS   recipe changes that together reach every branch of the model and the update rule
     Problem    a recipe with weights and text
     measure    Problem -> {"logits": 3e-7, "grad blocks.0...": 1e-6, ...}
@@ -23,11 +24,15 @@ import torch
 
 import backends
 from backends.base import Backend
+from backends.cards import AMPERE
 from backends.gpt import mlx_model, mlx_optim, params, schedule, torch_model, torch_optim
 from backends.recipe import Recipe, load, preset_file
 from backends.spec import GPTSpec
 from backends.torch_backend import gradients
 
+CARDS = ["cuda"] if torch.cuda.is_available() else []
+BACKENDS = ["cpu", "mlx", *CARDS]  # of cpu and mlx a missing one is a failure, never a skip
+WITH_BFLOAT16 = ["cpu", "mlx", *(name for name in CARDS if torch.cuda.get_device_capability() >= AMPERE)]
 VOCAB = 97
 CURVE_STEPS = 30
 SALT = 4321.0  # decides the dropout of the gradients that are compared
@@ -47,9 +52,11 @@ EVERYTHING: dict[str, Any] = WINDOWS | DECAYS | {
     "model.kv_heads": 1, "model.value_embeds": "all", "model.qk_scale": 1.3,
     "model.mlp_ratio": 0.8, "batch.micro_rows": 2, "optim.muon_steps": 4,
 }
-# The preset at this size. Its own rates and schedule; Adam's epsilon is that of BASE.
+# The preset at this size. Its own rates and schedule; Adam's epsilon is that of BASE. Its std of 0.02 is for wide
+# models: at this width it would leave the gradients of queries and keys to rounding.
 GPT2: dict[str, Any] = {k: v for k, v in load(preset_file("gpt2")).flat().items()
-                        if k not in BASE or k.startswith("schedule.") or k.endswith("_lr")}
+                        if k not in BASE or k.startswith("schedule.") or k.endswith("_lr")} | {
+                            "init.matrix_std": 0.0, "init.matrix_scale": 0.32}
 VARIANTS: dict[str, dict[str, Any]] = {
     "modern": {},
     "windows": WINDOWS,
@@ -134,19 +141,18 @@ class Facts:
     curve: np.ndarray
 
 
-def torch_facts(p: Problem, steps: int) -> Facts:
-    def tensors() -> dict[str, torch.Tensor]:
-        return {k: torch.tensor(v) for k, v in p.weights.items()}
+def torch_facts(p: Problem, steps: int, name: str = "cpu") -> Facts:
+    def tensors(given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        return {k: torch.tensor(v, device=name) for k, v in given.items()}
 
-    tokens, roles, weights = torch.tensor(p.batches[0]).long(), params.roles(p.spec), tensors()
-    grads, _ = gradients(lambda w: torch_model.loss(w, tokens, p.spec, torch.tensor(SALT)),
-                         not p.spec.checkpoint)(tensors())
+    tokens, salt = torch.tensor(p.batches[0], device=name).long(), torch.tensor(SALT, device=name)
+    grads, _ = gradients(lambda w: torch_model.loss(w, tokens, p.spec, salt), not p.spec.checkpoint)(tensors(p.weights))
+    weights, roles = tensors(p.weights), params.roles(p.spec)
     moments = torch_optim.init(weights, roles, p.recipe.optim)
     for h, given in _given_gradients(p):
-        torch_optim.update(weights, {k: torch.tensor(v) for k, v in given.items()}, moments,
-                           {k: torch.tensor(v) for k, v in h.items()}, roles, p.recipe.optim, torch.float32)
-    updates = {k: v.numpy() - p.weights[k] for k, v in weights.items()}
-    return Facts(**_of_backend(p, backends.load("cpu"), steps), grads={k: v.numpy() for k, v in grads.items()},
+        torch_optim.update(weights, tensors(given), moments, tensors(h), roles, p.recipe.optim, torch.float32)
+    updates = {k: v.cpu().numpy() - p.weights[k] for k, v in weights.items()}
+    return Facts(**_of_backend(p, backends.load(name), steps), grads={k: v.cpu().numpy() for k, v in grads.items()},
                  updates=updates)
 
 
@@ -215,9 +221,12 @@ def _relative(a: np.ndarray, b: np.ndarray, order: int = 2) -> float:
     return float(np.linalg.norm((a - b).ravel(), order) / scale) if scale else float(np.abs(b).max())
 
 
-def measure(variant: str, steps: int = CURVE_STEPS, trained: bool = True, seed: int = 0) -> dict[str, float]:
-    """MLX against the oracle."""
-    return deviations(oracle(variant, steps, trained, seed), mlx_facts(problem(variant, trained, seed), steps))
+def measure(variant: str, steps: int = CURVE_STEPS, trained: bool = True, seed: int = 0,
+            name: str = "mlx") -> dict[str, float]:
+    """A backend against the oracle."""
+    p = problem(variant, trained, seed)
+    return deviations(oracle(variant, steps, trained, seed),
+                      mlx_facts(p, steps) if name == "mlx" else torch_facts(p, steps, name))
 
 
 def kind(name: str) -> str:

@@ -1,4 +1,4 @@
-"""float32 that is float32, and one torch thread."""
+"""float32 that is float32, one torch thread, and float16 where no card has it."""
 
 from __future__ import annotations
 
@@ -20,3 +20,13 @@ def single_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def has_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's backends offer it, as on a card that has it. The CPU's is slow and exact; it is never offered there."""
+    from backends.base import Device
+    from backends.torch_backend import TorchBackend
+
+    card = Device("a card", 1 << 33, ("float32", "float16", "bfloat16"))
+    monkeypatch.setattr(TorchBackend, "device", lambda self: card)

@@ -43,7 +43,7 @@ def distance(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
     return max(float(np.linalg.norm(a[k] - b[k]) / np.linalg.norm(a[k])) for k in a)
 
 
-@pytest.fixture(scope="module", params=["mlx", "cpu"])
+@pytest.fixture(scope="module", params=compare.BACKENDS)
 def warm(request: pytest.FixtureRequest) -> Backend:
     """A backend that has compiled the problem's step, as after the harness's warm-up."""
     backend = backends.load(request.param)
@@ -155,7 +155,8 @@ def in_stages(backend: Backend, compiled: bool) -> tuple[compare.Problem, Any]:
     return p, backend.init(p.recipe, compare.VOCAB, weights)
 
 
-SLOW_ON_CPU = ["mlx", pytest.param("cpu", marks=pytest.mark.slow)]  # where torch takes half a minute to compile
+# Where torch takes half a minute to compile.
+SLOW_ON_CPU = ["mlx", pytest.param("cpu", marks=pytest.mark.slow), *compare.CARDS]
 
 
 @pytest.mark.parametrize("name", SLOW_ON_CPU)
@@ -180,36 +181,3 @@ def test_checkpointing_compiles_to_the_same_curve(name: str) -> None:
         state = backend.init(recipe, compare.VOCAB, dict(p.weights))
         curves.append(compare.curve_of(backend, state, dataclasses.replace(p, recipe=recipe), 8))
     assert curves[0] == pytest.approx(curves[1], abs=1e-4)
-
-
-def peak_bytes(changes: dict[str, Any]) -> tuple[int, int]:
-    """(measured, estimated) memory of a step, by MLX, which counts its own arrays on every device."""
-    recipe = Recipe().replace({
-        "model.depth": 6, "model.width": 32, "model.head_dim": 16, "model.seq_len": 64, "batch.tokens_per_step": 1024,
-        "runtime.compile": False, "runtime.precision": "float32"} | changes)
-    spec, backend, rng = GPTSpec.of(recipe, compare.VOCAB), backends.load("mlx"), np.random.default_rng(0)
-    state = backend.init(recipe, compare.VOCAB, params.initial(recipe, spec, rng))
-    batch = rng.integers(0, compare.VOCAB, (16, 65), dtype=np.int32)
-    float(backend.step(state, batch, 0.5))
-    mx.clear_cache()
-    mx.reset_peak_memory()
-    float(backend.step(state, batch, 0.5))
-    backend.sync()
-    return backend.peak_memory_bytes(), spec.training_bytes(16, 4)
-
-
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_checkpointing_takes_less_memory(compiled: bool) -> None:
-    kept, _ = peak_bytes({"runtime.compile": compiled})
-    recomputed, _ = peak_bytes({"runtime.compile": compiled, "runtime.checkpoint": True})
-    assert recomputed < 0.5 * kept
-
-
-@pytest.mark.parametrize("changes", [
-    {}, {"runtime.checkpoint": True}, {"model.activation": "swiglu"}, {"model.dropout": 0.2},
-    {"model.norm": "layer", "model.norm_gain": True, "model.biases": True}, {"model.value_embeds": "none"},
-    {"model.activation": "gelu"}, {"model.positions": "learned", "model.tied_embeddings": True},
-], ids=lambda changes: ", ".join(f"{k.partition('.')[2]} {v}" for k, v in changes.items()) or "default")
-def test_the_memory_estimate_is_an_upper_one_and_not_twice_too_high(changes: dict[str, Any]) -> None:
-    measured, estimated = peak_bytes(changes)
-    assert measured < estimated < 2 * measured

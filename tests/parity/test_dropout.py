@@ -18,15 +18,17 @@ from backends.spec import GPTSpec
 from tests.parity import compare
 
 SHAPE = (4, 64, 128)
+SLOW_ON_CPU = ["mlx", pytest.param("cpu", marks=pytest.mark.slow), *compare.CARDS]
 
 
 def mask(share: float, salt: float, place: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
-    """What torch leaves of ones, which must be what MLX leaves."""
+    """What torch leaves of ones on the processor, which must be what MLX leaves, and torch on a card."""
     spec = GPTSpec.of(Recipe().replace({"model.dropout": share}), 97)
-    ours = torch_model.dropout(torch.ones(shape), spec, torch.tensor(salt), place).numpy()
-    theirs = np.array(mlx_model.dropout(mx.ones(shape), spec, mx.array(salt), place))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
-    np.testing.assert_array_equal(ours > 0, theirs > 0)
+    ours, *others = (torch_model.dropout(torch.ones(shape, device=name), spec, torch.tensor(salt, device=name),
+                                         place).cpu().numpy() for name in ("cpu", *compare.CARDS))
+    for theirs in (np.array(mlx_model.dropout(mx.ones(shape), spec, mx.array(salt), place)), *others):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        np.testing.assert_array_equal(ours > 0, theirs > 0)
     return ours
 
 
@@ -51,7 +53,7 @@ def test_masks_have_nothing_to_do_with_each_other() -> None:
     assert np.abs(pairs).max() < 5 and np.sqrt(np.mean(pairs**2)) < 1.2  # standard deviations: 1 by chance
 
 
-@pytest.fixture(params=["cpu", "mlx"])
+@pytest.fixture(params=compare.BACKENDS)
 def backend(request: pytest.FixtureRequest) -> backends.base.Backend:
     return backends.load(request.param)
 
@@ -79,14 +81,14 @@ def test_scoring_drops_nothing(backend: Any) -> None:
     assert seen[0][1] == seen[1][1]
 
 
-@pytest.mark.parametrize("name", ["mlx", pytest.param("cpu", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", SLOW_ON_CPU)
 def test_a_compiled_step_draws_new_masks_each_time(name: str) -> None:
     """The salt is an argument of the compiled step: one mask for ever would be a constant of its graph."""
     backend = backends.load(name)
     assert losses(backend, 1, compiled=True) == pytest.approx(losses(backend, 1), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["mlx", pytest.param("cpu", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", SLOW_ON_CPU)
 def test_dropout_works_in_bfloat16(name: str) -> None:
     p = compare.problem("gpt2 with dropout")
     curves = []

@@ -17,9 +17,8 @@ from autoresearch import precision
 from autoresearch.harness import child_precision
 from autoresearch.harness.measuring import Faithful
 from backends import torch_scaling
-from backends.base import Backend, Device
+from backends.base import Backend
 from backends.recipe import Recipe
-from backends.torch_backend import TorchBackend
 from tests.parity import compare
 
 LIMIT_NATS = 0.01  # over 30 steps, as for bfloat16
@@ -29,56 +28,54 @@ REAL = Recipe().replace({  # small, but with the batch of a real recipe: the mea
 VOCAB = 1024
 
 
-@pytest.fixture
-def cpu(monkeypatch: pytest.MonkeyPatch) -> Backend:
-    """The cpu backend as on a card that has float16."""
-    card = Device("a card", 1 << 33, ("float32", "float16", "bfloat16"))
-    monkeypatch.setattr(TorchBackend, "device", lambda self: card)
-    return backends.load("cpu")
+@pytest.fixture(params=["cpu", *compare.CARDS])
+def card(request: pytest.FixtureRequest, has_float16: None) -> Backend:
+    """The cpu backend as on a card that has float16, and such a card."""
+    return backends.load(request.param)
 
 
-def begun(cpu: Backend, precision: str, **changes: Any) -> tuple[compare.Problem, Any]:
+def begun(card: Backend, precision: str, **changes: Any) -> tuple[compare.Problem, Any]:
     p = compare.problem("modern")
     recipe = p.recipe.replace({"runtime.precision": precision} | changes)
-    return dataclasses.replace(p, recipe=recipe), cpu.init(recipe, compare.VOCAB, dict(p.weights))
+    return dataclasses.replace(p, recipe=recipe), card.init(recipe, compare.VOCAB, dict(p.weights))
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_float16_with_a_loss_scale_tracks_float32(cpu: Backend, compiled: bool) -> None:
+def test_float16_with_a_loss_scale_tracks_float32(card: Backend, compiled: bool) -> None:
     curves = []
     for name in ("float32", "float16"):
-        p, state = begun(cpu, name, **{"runtime.compile": compiled})
-        curves.append(np.array(compare.curve_of(cpu, state, p, 30)))
+        p, state = begun(card, name, **{"runtime.compile": compiled})
+        curves.append(np.array(compare.curve_of(card, state, p, 30)))
     assert 0 < np.abs(curves[0] - curves[1]).max() < LIMIT_NATS
 
 
-def test_a_step_that_overflows_changes_nothing_but_the_scale(cpu: Backend) -> None:
-    p, state = begun(cpu, "float16")
+def test_a_step_that_overflows_changes_nothing_but_the_scale(card: Backend) -> None:
+    p, state = begun(card, "float16")
     before = {k: v.clone() for k, v in (state.weights | state.moments).items()}
     state.moments[torch_scaling.SCALE].fill_(2.0**40)
-    before[torch_scaling.SCALE] = torch.tensor(2.0**39)
-    loss = float(cpu.step(state, p.batches[0], 0.5))
-    assert loss == pytest.approx(cpu.loss(state, p.batches[0]), abs=0.02)  # what the step says is not scaled
+    before[torch_scaling.SCALE].fill_(2.0**39)
+    loss = float(card.step(state, p.batches[0], 0.5))
+    assert loss == pytest.approx(card.loss(state, p.batches[0]), abs=0.02)  # what the step says is not scaled
     for name, value in (state.weights | state.moments).items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
-def test_the_scale_doubles_when_it_has_held_for_long(cpu: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scale_doubles_when_it_has_held_for_long(card: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_scaling, "STEADY", 3)
-    p, state = begun(cpu, "float16")
+    p, state = begun(card, "float16")
     scales = []
     for i in range(7):
-        cpu.step(state, p.batches[i], 0.5)
+        card.step(state, p.batches[i], 0.5)
         scales.append(float(state.moments[torch_scaling.SCALE] / torch_scaling.START))
     assert scales == [1, 1, 2, 2, 2, 4, 4]
 
 
-def test_other_precisions_carry_no_scale(cpu: Backend) -> None:
+def test_other_precisions_carry_no_scale(card: Backend) -> None:
     for name in ("float32", "bfloat16"):
-        assert torch_scaling.SCALE not in begun(cpu, name)[1].moments
+        assert torch_scaling.SCALE not in begun(card, name)[1].moments
 
 
-@pytest.mark.parametrize("name", ["cpu", "mlx"])
+@pytest.mark.parametrize("name", compare.BACKENDS)
 def test_gradients_are_those_of_the_step(name: str) -> None:
     p = compare.problem("gradient accumulation")
     backend, oracle = backends.load(name), compare.oracle("modern", 1)  # the same numbers in one batch
@@ -92,8 +89,8 @@ def test_gradients_are_those_of_the_step(name: str) -> None:
 # Precision safety
 
 
-def compared(cpu: Backend, low: str, seconds: float = 0.5) -> Faithful:
-    return Faithful(low, **child_precision.compare(cpu, REAL, VOCAB, low, seconds))
+def compared(card: Backend, low: str, seconds: float = 0.5) -> Faithful:
+    return Faithful(low, **child_precision.compare(card, REAL, VOCAB, low, seconds))
 
 
 def unscaled(monkeypatch: pytest.MonkeyPatch, divisor: float) -> None:
@@ -102,10 +99,10 @@ def unscaled(monkeypatch: pytest.MonkeyPatch, divisor: float) -> None:
     monkeypatch.setattr(torch_scaling, "STEADY", 10**9)
 
 
-def test_float16_without_a_scale_and_a_divided_loss_is_refused(cpu: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float16_without_a_scale_and_a_divided_loss_is_refused(card: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GTX 1660 Ti met: nothing overflowed, nearly every gradient was zero, and the loss stayed behind."""
     unscaled(monkeypatch, 256)
-    found = compared(cpu, "float16")
+    found = compared(card, "float16")
     assert found.not_finite == 0, "counting what is not finite catches nothing"
     assert found.flushed_frac > 0.3 and found.worst_cosine < 0.5 and found.gap_nats > 0.2
     verdict = precision.judge(dataclasses.replace(found, speed_ratio=2.0), products_ratio=4.0, compiled=True)
@@ -113,8 +110,8 @@ def test_float16_without_a_scale_and_a_divided_loss_is_refused(cpu: Backend, mon
 
 
 @pytest.mark.parametrize("low", ["float16", "bfloat16"])
-def test_what_the_trainer_does_is_faithful(cpu: Backend, low: str) -> None:
-    found = compared(cpu, low)
+def test_what_the_trainer_does_is_faithful(card: Backend, low: str) -> None:
+    found = compared(card, low)
     assert precision.unfaithful(found) == ""
     assert found.flushed_frac < 1e-3 and found.steps >= child_precision.LEAST_STEPS and found.fell_nats > 0.1
     quick, slow = (precision.judge(dataclasses.replace(found, speed_ratio=r), 1.0, True) for r in (1.5, 0.9))

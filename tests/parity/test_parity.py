@@ -1,4 +1,4 @@
-"""MLX computes what the oracle computes: logits, loss, every gradient, every update, a 30-step curve."""
+"""MLX, and a card where there is one, computes what the oracle computes: logits, loss, gradients, updates, a curve."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from backends.gpt import params
 from tests.parity import compare
 
 ALL = [pytest.param(v, marks=pytest.mark.slow if v in compare.COVERED else ()) for v in compare.VARIANTS]
+OTHERS = [name for name in compare.BACKENDS if name != "cpu"]
 
 
+@pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("variant", ALL)
-def test_mlx_equals_the_oracle(variant: str) -> None:
-    assert compare.beyond(compare.measure(variant)) == []
+def test_it_equals_the_oracle(name: str, variant: str) -> None:
+    assert compare.beyond(compare.measure(variant, name=name)) == []
 
 
+@pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("variant", ["modern", "everything", "gpt2"])
-def test_training_from_the_real_initial_weights_follows_the_oracle(variant: str) -> None:
-    measured = compare.measure(variant, trained=False)
+def test_training_from_the_real_initial_weights_follows_the_oracle(name: str, variant: str) -> None:
+    measured = compare.measure(variant, trained=False, name=name)
     assert compare.beyond({k: measured[k] for k in ("logits", "loss", "curve")}) == []
 
 

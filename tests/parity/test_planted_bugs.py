@@ -17,23 +17,25 @@ STEPS = 5
 BUGS: dict[str, dict[str, tuple[str, str, str]]] = {"everything": {
     # the forward pass
     "rotary sign": ("mlx_model", "[a * cos + b * sin, b * cos - a * sin]", "[a * cos - b * sin, b * cos + a * sin]"),
-    "rotary frequencies": ("mlx_model", "-half * 2 / spec.head_dim", "-half / spec.head_dim"),
-    "missing residual lambda": ("mlx_model", "if spec.resid_lambdas else x", "if False else x"),
-    "missing input lambda": ("mlx_model", 'x + w["input_lambdas"][i] * x0', "x + x0"),
+    "rotary frequencies": ("mlx_model", "-index_R * 2 / spec.head_dim", "-index_R / spec.head_dim"),
+    "missing residual lambda": ("mlx_model", "if spec.resid_lambdas else x_BTC", "if False else x_BTC"),
+    "missing input lambda": ("mlx_model", 'x_BTC + w["input_lambdas"][i] * x0_BTC', "x_BTC + x0_BTC"),
     "lambda of another block": ("mlx_model", 'w["input_lambdas"][i]', 'w["input_lambdas"][0]'),
-    "missing softcap": ("mlx_model", "if spec.softcap else logits", "if False else logits"),
+    "missing softcap": ("mlx_model", "if spec.softcap else logits_BTV", "if False else logits_BTV"),
     "gate without its 2": ("mlx_model", "2 * mx.sigmoid(", "mx.sigmoid("),
     "gate reads other channels": ("mlx_model", "x_BTC[..., : spec.value_gate_channels]",
                                   "x_BTC[..., -spec.value_gate_channels :]"),
-    "no value embedding": ("mlx_model", "v = v + value", "v = v + 0 * value"),
+    "no value embedding": ("mlx_model", "v_BTKD = v_BTKD + value_BTKD", "v_BTKD = v_BTKD + 0 * value_BTKD"),
     "window off by one": ("mlx_model", "age_TT < window", "age_TT <= window"),
     "window ignored": ("mlx_model", "if window >= T", "if True"),
     "sees the future": ("mlx_model", "(age_TT >= 0) & ", ""),
     "missing qk scale": ("mlx_model", "spec.qk_scale / spec.head_dim**0.5", "1 / spec.head_dim**0.5"),
-    "missing query norm": ("mlx_model", 'placed(w, f"{name}.q_norm", q, rotation, spec)', "rotate(q, rotation)"),
-    "missing key norm": ("mlx_model", 'placed(w, f"{name}.k_norm", k, rotation, spec)', "rotate(k, rotation)"),
+    "missing query norm": ("mlx_model", 'placed(w, f"{name}.q_norm", q_BTHD, rotation, spec)',
+                           "rotate(q_BTHD, rotation)"),
+    "missing key norm": ("mlx_model", 'placed(w, f"{name}.k_norm", k_BTKD, rotation, spec)',
+                         "rotate(k_BTKD, rotation)"),
     "relu not squared": ("mlx_model", "mx.square(mx.maximum(h_BTM, 0))", "mx.maximum(h_BTM, 0)"),
-    "no norm before the mlp": ("mlx_model", 'norm(w, f"{name}.mlp.norm", x, spec)', "x"),
+    "no norm before the mlp": ("mlx_model", 'norm(w, f"{name}.mlp.norm", x_BTC, spec)', "x_BTC"),
     "another norm epsilon": ("mlx_model", "rms_norm(x, gain, spec.norm_eps)", "rms_norm(x, gain, 1e-3)"),
     "targets not shifted": ("mlx_model", "tokens_BT1[:, 1:])", "tokens_BT1[:, :-1])"),
     # the update rule
@@ -64,7 +66,7 @@ BUGS: dict[str, dict[str, tuple[str, str, str]]] = {"everything": {
                             "[a * cos - b * sin, b * cos + a * sin]"),
     "oracle: bias correction off": ("torch_optim", "lr / bias1 * m", "lr * m"),
     "oracle: window off by one": ("torch_model", "age_TT < window", "age_TT <= window"),
-    "oracle: gradients summed": ("torch", "k: g / count for", "k: g for"),
+    "oracle: gradients summed": ("torch", "grads[k] = grads[k] / count", "pass"),
 }, "grouped heads": {
     "heads tiled, not repeated": ("mlx_model", "(x.swapaxes(1, 2) for x", "(mx.concatenate([x.swapaxes(1, 2)] * "
                                   "(spec.heads // x.shape[2]), axis=1) for x"),
@@ -72,7 +74,7 @@ BUGS: dict[str, dict[str, tuple[str, str, str]]] = {"everything": {
     "LayerNorm epsilon of a library": ("mlx_model", "layer_norm(x, gain, bias, spec.norm_eps)",
                                        "layer_norm(x, gain, bias, 1e-5)"),
     "RMSNorm for LayerNorm": ("mlx_model", 'spec.norm == "layer"', "False"),
-    "embedding norm though off": ("mlx_model", "if spec.embed_norm else x", "if True else x"),
+    "embedding norm though off": ("mlx_model", "if spec.embed_norm else x_BTC", "if True else x_BTC"),
     "oracle: LayerNorm epsilon": ("torch_model", "gain, bias, spec.norm_eps", "gain, bias, 1e-5"),
 }, "SwiGLU": {
     "missing gain": ("mlx_model", "layer_norm(x, gain, bias", "layer_norm(x, None, bias"),
@@ -87,15 +89,16 @@ BUGS: dict[str, dict[str, tuple[str, str, str]]] = {"everything": {
     "ReLU for SiLU": ("mlx_model", "h_BTM = h_BTM * mx.sigmoid(h_BTM)", "h_BTM = mx.maximum(h_BTM, 0)"),
     "QK-norm though off": ("mlx_model", 'if spec.qk_norm == "after" else', "if True else"),
 }, "gpt2": {
-    "missing positions": ("mlx_model", 'x = x + w["positions.weight"]', 'x = x + 0 * w["positions.weight"]'),
+    "missing positions": ("mlx_model", 'x_BTC = x_BTC + w["positions.weight"]',
+                          'x_BTC = x_BTC + 0 * w["positions.weight"]'),
     "positions from behind": ("mlx_model", '[: tokens_BT.shape[1]]', "[::-1]"),
     "GELU by the error function": (
         "mlx_model", "mx.sigmoid((8 / mx.pi) ** 0.5 * h_BTM * (1 + 0.044715 * mx.square(h_BTM)))",
         "(1 + mx.erf(h_BTM / 2**0.5)) / 2"),
     "tied head without its gradient": ("mlx_model", 'w["embed.weight" if spec.tied_embeddings else "head.weight"].T',
                                        'mx.stop_gradient(w["embed.weight"]).T'),
-    "tied embedding without its gradient": ("mlx_model", 'x = lookup(w, "embed", tokens_BT)',
-                                            'x = mx.stop_gradient(lookup(w, "embed", tokens_BT))'),
+    "tied embedding without its gradient": ("mlx_model", 'x_BTC = lookup(w, "embed", tokens_BT)',
+                                            'x_BTC = mx.stop_gradient(lookup(w, "embed", tokens_BT))'),
     "oracle: tied head without its gradient": (
         "torch_model", 'w["embed.weight" if spec.tied_embeddings else "head.weight"]', 'w["embed.weight"].detach()'),
 }, "gpt2 with dropout": {
@@ -111,15 +114,17 @@ BUGS: dict[str, dict[str, tuple[str, str, str]]] = {"everything": {
     "gradient of another row": ("mlx_model", "return *mx.depends([to_x, to_x0], to_values), *to_values",
                                 "return mx.roll(to_x, 1, axis=0), to_x0, *to_values"),
     "input without its gradient": ("mlx_model", "mx.depends([to_x, to_x0], to_values)", "[to_x, 0 * to_x0]"),
-    "another mask the second time": ("mlx_model", "dropout(y, spec, salt, 2 * i + 2)", "dropout(y, spec, salt, 2 * i)"),
+    "another mask the second time": ("mlx_model", "dropout(y_BTC, spec, salt, 2 * i + 2)",
+                                     "dropout(y_BTC, spec, salt, 2 * i)"),
     "oracle: the wrong leaves": ("torch", "w.detach().requires_grad_()", "(w * 1.01).detach().requires_grad_()"),
 }, "clipping": {
     "no clipping": ("mlx_optim", "if optim.clip_norm", "if False"),
     "clipped before the mean": ("mlx", "k: g / count for k, g in grads.items()",
                                 'k: g / count for k, g in mlx_optim.clip(grads, h["clip_norm"]).items()'),
     "clipped by the largest array": ("mlx_optim", "for g in grads.values()]).sum()", "for g in grads.values()]).max()"),
-    "oracle: clipped before the mean": ("torch", "k: g / count for k, g in grads.items()",
-                                        'k: g / count for k, g in torch_optim.clip(grads, h["clip_norm"]).items()'),
+    "oracle: clipped before the mean": ("torch", "        for k in grads:\n            grads[k] = grads[k] / count",
+                                        '        grads = {k: g / count for k, g in torch_optim.clip('
+                                        'grads, h["clip_norm"]).items()}'),
 }, "AdamW for matrices": {
     "cautious against the step": ("mlx_optim", "(m * w >= 0)", "(m * w <= 0)"),
     "tables not cautious": ("mlx_optim", "1 - decay * (m * w >= 0) if cautious", "1 - decay if cautious"),
@@ -132,7 +137,7 @@ BUGS: dict[str, dict[str, tuple[str, str, str]]] = {"everything": {
     "no token shift": ("mlx_model", 'x_BTC + w[f"{name}.shift.weight"] * before(x_BTC)', "x_BTC + 0 * before(x_BTC)"),
     "shifted the other way": ("mlx_model", "[mx.zeros_like(x[:, :1]), x[:, :-1]]",
                               "[x[:, 1:], mx.zeros_like(x[:, :1])]"),
-    "no key shift": ("mlx_model", "if spec.key_shift else k", "if False else k"),
+    "no key shift": ("mlx_model", "if spec.key_shift else k_BTKD", "if False else k_BTKD"),
     "the other half of each key": ("mlx_model", "% (D // 2) >= D // 4", "% (D // 2) < D // 4"),
     "oracle: keys of two tokens before": ("torch_model", "before(k_BTKD), k_BTKD", "before(before(k_BTKD)), k_BTKD"),
 }, "short rows first": {

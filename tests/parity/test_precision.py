@@ -20,13 +20,13 @@ def curve(name: str, precision: str) -> np.ndarray:
     return np.array(compare.curve_of(backend, backend.init(p.recipe, compare.VOCAB, dict(p.weights)), p, 30))
 
 
-@pytest.mark.parametrize("name", ["cpu", "mlx"])
+@pytest.mark.parametrize("name", compare.WITH_BFLOAT16)
 def test_bfloat16_tracks_float32(name: str) -> None:
     exact, rounded = curve(name, "float32"), curve(name, "bfloat16")
     assert 0 < np.abs(exact - rounded).max() < LIMIT_NATS  # not equal, or bfloat16 was never used
 
 
-@pytest.mark.parametrize("name", ["cpu", "mlx"])
+@pytest.mark.parametrize("name", compare.WITH_BFLOAT16)
 def test_small_updates_are_not_lost_in_bfloat16(name: str) -> None:
     """Master weights are float32: bfloat16 itself can't add 1e-4 to 1."""
     p = compare.problem("modern")
@@ -38,7 +38,7 @@ def test_small_updates_are_not_lost_in_bfloat16(name: str) -> None:
     assert np.all((moved > 1e-5) & (moved < 1e-3))
 
 
-@pytest.mark.parametrize("name", ["cpu", "mlx"])
+@pytest.mark.parametrize("name", compare.WITH_BFLOAT16)
 def test_logits_are_float32_in_any_precision(name: str) -> None:
     p = compare.problem("modern")
     backend = backends.load(name)

@@ -237,7 +237,7 @@ def test_everything_needed_to_do_it_again_is_there(made: Made) -> None:
     assert champion is not None
     for fact in (made.study.ledger.fact("base"), champion.sha, "Toaster 9000", "17.0 GiB", "backend cpu",
                  "300 s a trial", "0123456789abcdef", "feedfacefeedface", "numpy",
-                 "ar train --budget 300 --backend cpu --seed 1"):
+                 "--budget 300 --backend cpu --seed 1"):
         assert fact in page, fact
 
 

@@ -125,6 +125,17 @@ def test_dropping_what_is_worth_something_is_not_kept(night: Night) -> None:
     assert judged is not None and judged.verdict == "discard" and night.champion == batch > rate
 
 
+def test_a_pruning_that_only_the_machine_ended_is_tried_anew(night: Night) -> None:
+    night.keep(optim__matrix_lr=0.02)
+    idle = night.keep(optim__adam_beta2=0.94)
+    lab = night.lab()
+    first = ablate.prune(lab, [idle])
+    assert first is not None
+    night.made.study.conclude(first, "interrupted", "other programs")
+    again = ablate.prune(lab, [idle])
+    assert again is not None and again != first and ablate.prune(lab, [idle]) == again
+
+
 def loop(lab: Lab) -> Loop:
     return Loop(lab, Playbook(), {}, Until())
 

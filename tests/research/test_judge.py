@@ -397,6 +397,17 @@ def test_a_machine_that_has_become_slower_runs_the_incumbent_again_on_that_seed(
     assert against == [old, old, new] or against == [old, new, new], "a single calibration could be anything"
 
 
+def test_a_pair_that_was_made_stays_though_the_machine_has_changed_since(clone: Path) -> None:
+    """A trial of the incumbent on a slower machine would make the candidate's, from before, look better."""
+    rest = {"experiments": 1, "environment": ANYHOW, "script": [{"changes": {"optim.matrix_lr": 0.0206}}]}
+    night(clone, killed=True, die_at=7, machine={"5+": {"speed": 0.8}}, **rest)
+    baseline, idea = night(clone, machine={"1+": {"speed": 0.8}}, **rest)
+    with Study.open(clone, readonly=True) as study:
+        paired = [p.trial for p in study.ledger.pairs(1)]
+    assert len(paired) == len(set(paired)) == len(idea.trials) == 4
+    assert [t.seed for t in baseline.trials if t.status == "ok"] == [1, 2, 3, 4], "no seed that is done is done again"
+
+
 def test_a_hopeless_trial_stops_early_and_is_a_discard_that_says_so(tmp_path: Path) -> None:
     stopping, whole = make(tmp_path / "a/clone"), make(tmp_path / "b/clone")
     _, worse, better = night(stopping, experiments=2, environment={"AUTORESEARCH_NO_FUTILITY": ""})

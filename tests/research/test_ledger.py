@@ -208,6 +208,26 @@ def test_pairs_and_reads_are_counted(ledger: Ledger):
     ledger.read("confirm", first)
     ledger.read("holdout", second)
     assert (ledger.reads("confirm"), ledger.reads("holdout"), ledger.reads("val")) == (2, 1, 0)
+    assert ledger.reads("confirm", besides="verify") == 2
+
+
+def test_a_second_look_through_the_weights_of_a_verification_is_not_the_verifications(ledger: Ledger):
+    n = propose(ledger)
+    verified = [ledger.start_trial(n, seed, "verify", 30.0, {}) for seed in (1001, 1002)]
+    for trial in verified:
+        ledger.read("holdout", trial)
+    assert ledger.reads("holdout", besides="verify") == 0
+    ledger.read("holdout", verified[0])
+    assert ledger.reads("holdout", besides="verify") == 1
+
+
+def test_an_entry_of_the_queue_is_taken_with_its_commit_or_not_at_all(ledger: Ledger):
+    entry, n = ledger.queue.add("deeper", {"model.depth": 6}), propose(ledger)
+    with pytest.raises(ValueError, match="no experiment 99"):
+        ledger.commit(99, "f" * 40, queued=entry)
+    assert [q.id for q in ledger.queue.waiting()] == [entry], "what is not committed still waits"
+    ledger.commit(n, "f" * 40, queued=entry)
+    assert ledger.queue.waiting() == []
 
 
 def test_facts_are_json_values(ledger: Ledger):

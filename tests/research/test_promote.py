@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from autoresearch.cli.promote import table
 from autoresearch.errors import UserError
 from autoresearch.research import ablate, dial, horizon, promote, verify
+from autoresearch.research.lab import Candidate, Lab
 from autoresearch.research.until import Until
 from backends.recipe import Recipe, parse
 from backends.spec import GPTSpec
@@ -83,18 +84,29 @@ def night(tmp_path: Path) -> Iterator[Night]:
     night.made.study.close()
 
 
+def arms(lab: Lab, size: promote.Size, leave_out: bool) -> list[Candidate]:
+    return promote.arms(lab, promote.drafts(lab, size, leave_out))
+
+
+def test_to_plan_writes_nothing(night: Night) -> None:
+    lab = night.lab()
+    before = lab.ledger.experiments()
+    assert len(promote.drafts(lab, promote.plan(lab, 2, 600.0), True)) == 4
+    assert lab.ledger.experiments() == before and not any(e.n < 0 for e in before)
+
+
 def test_gains_small_and_large_and_whether_they_add_up(night: Night) -> None:
     lab = night.lab()
     verify.verify(lab, None, 3, Until())
     ablate.run(lab, Until())
     size = promote.plan(lab, 2, 600.0)
-    arms = promote.arms(lab, size, True)
-    assert [a.name for a in arms] == ["The baseline at depth 2", "The champion at depth 2", "Without #1 at depth 2",
-                                      "Without #2 at depth 2"]
-    assert all(a.recipe.model.depth == 2 and a.recipe.model.width == 64 for a in arms)
-    promote.run(replace(lab, budget_s=600.0), size, arms, 3, Until())
-    horizon.run(replace(lab, budget_s=600.0), promote.race(lab, arms, size), Until())
-    told = promote.found(lab, size, arms)
+    models = arms(lab, size, True)
+    assert [a.name for a in models] == ["The baseline at depth 2", "The champion at depth 2", "Without #1 at depth 2",
+                                        "Without #2 at depth 2"]
+    assert all(a.recipe.model.depth == 2 and a.recipe.model.width == 64 for a in models)
+    promote.run(replace(lab, budget_s=600.0), size, models, 3, Until())
+    horizon.run(replace(lab, budget_s=600.0), promote.race(lab, models, size), Until())
+    told = promote.found(lab, size, models)
     assert told.target is not None and told.target.seconds == pytest.approx(600 * 2**-0.6, rel=0.02)
     scale, beta = told.rows
     assert (scale.verdict, beta.verdict) == ("transfers", "not shown")
@@ -112,12 +124,12 @@ def test_a_stopped_promotion_goes_on_and_trains_nothing_twice(night: Night) -> N
     lab = night.lab(until=until, stop_after=5)
     size = promote.plan(lab, 2, 600.0)
     large = replace(lab, budget_s=600.0)
-    promote.run(large, size, promote.arms(lab, size, True), 2, until)
+    promote.run(large, size, arms(lab, size, True), 2, until)
     assert len(night.trials("promote")) == 5
-    before = promote.arms(lab, size, True)
+    before = arms(lab, size, True)
     again = replace(night.lab(), budget_s=600.0)
-    promote.run(again, size, promote.arms(again, size, True), 2, Until())
-    assert [a.n for a in promote.arms(again, size, True)] == [a.n for a in before], "the same models, not new ones"
+    promote.run(again, size, arms(again, size, True), 2, Until())
+    assert [a.n for a in arms(again, size, True)] == [a.n for a in before], "the same models, not new ones"
     trials = night.trials("promote")
     assert len(trials) == len(set(trials)) == 8
     ideas = [e for e in night.made.study.ledger.experiments() if e.n >= 0]
@@ -135,5 +147,5 @@ def test_a_depth_that_the_baseline_can_not_have_is_a_sentence(night: Night) -> N
     lab = night.lab()
     beyond = replace(promote.plan(lab, 1, None), depth=60, factor=60.0)
     with pytest.raises(UserError, match=r"at depth 60 of the champion a recipe can't be run: model.depth") as e:
-        promote.arms(lab, beyond, False)
+        arms(lab, beyond, False)
     assert "smaller --depth" in e.value.hint

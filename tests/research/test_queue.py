@@ -48,7 +48,7 @@ def test_entries_wait_in_the_order_they_came_and_survive(ledger: Ledger) -> None
 
 def test_an_entry_leaves_when_it_became_an_experiment_or_is_removed(ledger: Ledger) -> None:
     ids = [ledger.queue.add(name, {"model.depth": 6}) for name in "abc"]
-    ledger.queue.became(ids[0], experiment(ledger))
+    ledger.queue.refused(ids[0], experiment(ledger))
     assert ledger.queue.remove(ids[1]) and not ledger.queue.remove(ids[1])
     assert [q.hypothesis for q in ledger.queue.waiting()] == ["c"]
     assert not ledger.queue.remove(ids[0])  # what was tried stays: its patch may be nowhere else

@@ -172,6 +172,27 @@ def test_a_night_verifies_where_something_was_kept_and_says_so_where_nothing_was
     assert night.trials("verify") == [(arm, seed) for seed in (1001, 1002) for arm in (REFERENCE, BASELINE, n)]
 
 
+def test_the_reference_runs_in_the_precision_of_the_baseline_and_compiled_as_it_is(night: Night,
+                                                                                  tmp_path: Path) -> None:
+    """Which of these serve is the machine's affair: a reference slower for them would flatter every gain."""
+    reference = tmp_path / "reference.toml"
+    reference.write_text(START)
+    baseline = night.made.study.ledger.experiment(BASELINE).recipe
+    assert (baseline["runtime.precision"], baseline["runtime.compile"]) == ("float32", False), "not the defaults"
+    verify.verify(night.lab(), reference, 1, Until())
+    trained = night.made.study.ledger.experiment(REFERENCE).recipe
+    assert [trained[key] for key in verify.MACHINES] == ["float32", False]
+
+
+def test_a_ratchet_that_a_night_is_given_is_the_studys_from_then_on_and_a_change_is_said(night: Night) -> None:
+    lab, said = night.lab(), list[str]()
+    lab.view.note = said.append  # type: ignore[method-assign]
+    for asked in ("careful", None, "greedy", "greedy"):
+        loop.settle_ratchet(lab, asked)
+    assert lab.ledger.fact("ratchet") == "greedy"
+    assert said == ["from here on this study decides by --ratchet greedy; until now it was careful"]
+
+
 def test_every_run_says_which_of_how_many_it_is_and_a_seed_that_lacks_one_why(night: Night) -> None:
     n, study = night.keep(optim__matrix_lr=0.02), night.made.study
     lab, said, runs = night.lab(), list[str](), list[str]()

@@ -254,6 +254,25 @@ def test_both_models_declining_is_an_ordinary_outcome_and_the_first_is_spared(co
     assert [asked["model"] for asked in server.asked] == [MODEL, FALLBACK, MODEL, FALLBACK, FALLBACK]
 
 
+def test_a_model_that_is_its_own_fallback_is_asked_all_the_same(connect: Connect) -> None:
+    with serving(forever=refusal("frontier_llm")) as server:
+        claude = connect(server, model=FALLBACK)
+        for _ in range(4):
+            with pytest.raises(NoProposal, match=f"{FALLBACK} declined"):
+                claude.propose(context())
+    assert [asked["model"] for asked in server.asked] == [FALLBACK] * 4
+
+
+def test_what_came_of_an_answer_that_broke_off_counts_towards_the_limits(connect: Connect) -> None:
+    """The service counts its output at the end, which never came."""
+    told, spends, _ = listening()
+    with serving(message(text("Let me think. " * 2000), upto=5), GOOD) as server:
+        connect(server).propose(told)
+    broken, whole = spends
+    assert broken.status.startswith("the answer broke off") and (broken.output_tokens or 0) > 5000
+    assert broken.usd is not None and whole.usd is not None and broken.usd > whole.usd
+
+
 def test_a_model_that_never_submits_is_given_up(connect: Connect) -> None:
     wrong = tool("set_recipe", changes=[{"key": "optim.matrix_lr", "value": -1}], extra=[])
     lost = tool("read_file", path="x.py")

@@ -42,9 +42,10 @@ class Claude(Researcher):
     _refusals: int = 0
 
     def propose(self, context: Context) -> Proposal:
-        models = [self.model] if self._refusals < REFUSALS_IN_A_ROW or not self.fallback else []
+        others = [self.fallback] if self.fallback not in ("", self.model) else []
+        models = [] if others and self._refusals >= REFUSALS_IN_A_ROW else [self.model]
         declined = ""
-        for model in [*models, *([self.fallback] if self.fallback and self.fallback != self.model else [])]:
+        for model in [*models, *others]:
             try:
                 proposal = self._at_some_length(context, model)
                 self._refusals = 0 if model == self.model else self._refusals

@@ -26,7 +26,7 @@ from typing import Any
 from autoresearch import scratch
 from autoresearch.records import Spend
 from autoresearch.research.brief import brief
-from autoresearch.research.git import git
+from autoresearch.research.git import GitError, git
 from autoresearch.research.researchers.base import Context, NoProposal, Proposal, Researcher
 from autoresearch.research.researchers.draft import EVIDENCE_CHARS, FOLDER, HYPOTHESIS_CHARS, said
 from autoresearch.research.researchers.service import Limits
@@ -76,7 +76,10 @@ class Command(Researcher):
 
     def _asked(self, context: Context, left: float | None) -> Proposal:
         with scratch.folder() as folder:
-            copy = lay_out(folder, context)
+            try:
+                copy = lay_out(folder, context)
+            except GitError as e:
+                raise NoProposal(f"no copy could be made for it: {e.message}") from None
             argv = shlex.split(self.command.replace("{usd_left}", f"{left or 0:.2f}"))
             before = _outside(copy)
             self._run(context, argv, folder, copy)

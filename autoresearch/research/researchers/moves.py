@@ -264,6 +264,7 @@ LEFT_ALONE = {
     "model.positions": "learned ones must be as long as the rows that are scored, and gain nothing over RoPE",
     "model.tied_embeddings": "needs another std and rate at the same time",
     "optim.matrix_rule": "needs other learning rates at the same time",
+    "init.matrix_std": "matrix_scale turns the same number",
     "model.norm_eps": "matters to precision, not to what is learned",
 }
 

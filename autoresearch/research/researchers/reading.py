@@ -123,9 +123,8 @@ def diverged(e: Experiment) -> bool:
 
 def cite(e: Experiment, gain: float | None = None) -> tuple[str, str]:
     """An experiment's result in a word or two and in full; without a gain, its own score."""
-    bpb, seeds = e.bpb(), len(e.screens())
-    verdict = "baseline" if e.n == BASELINE else e.verdict
-    own = "" if bpb is None else f"{bpb:.4f}" + (f", the mean of {seeds} seeds" if seeds > 1 else "")
+    verdict, bpb = "baseline" if e.n == BASELINE else e.verdict, e.bpb()
+    own = "" if bpb is None else f"{bpb:.4f}"
     facts = [f"{e.screens()[0].steps:,} steps"] if e.screens() else []
     facts += [f"{gain:+.4f} bpb"] if gain is not None else [f"val_bpb {own}"] if own else []
     facts += ["diverged"] if diverged(e) else []

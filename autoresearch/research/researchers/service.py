@@ -187,9 +187,9 @@ class Service:
             self._check = lambda: None
             status = answer.words if isinstance(answer, Trouble) else outcome(answer)
             request_id = request_id or (seen[0].request_id if seen else "") or ""
-            usage = seen[-1].current_message_snapshot.usage if len(seen) > 1 else None
+            spent = counted(seen[-1].current_message_snapshot, isinstance(answer, Trouble)) if len(seen) > 1 else {}
             self._journal(context, Spend(self.name, request["model"], said(status, 200), said(request_id, 100), attempt,
-                                         time.monotonic() - began, waited_s, **counted(usage)))
+                                         time.monotonic() - began, waited_s, **spent))
         if isinstance(answer, Trouble):
             if answer.then == "stop":
                 raise NoProposal(answer.words)
@@ -255,13 +255,15 @@ def _look(context: Context, deadline: float) -> None:
         raise TimeoutError("no whole answer in time")
 
 
-def counted(usage: Any) -> dict[str, Any]:
-    """The tokens of an answer, as far as the service told."""
-    if usage is None:
-        return {}
+def counted(message: Any, broke_off: bool) -> dict[str, Any]:
+    """The tokens of an answer, as the service told. It tells those of the output at the end: where that never came
+    they are estimated from what did, or a limit would not see them."""
+    usage, output = message.usage, message.usage.output_tokens
+    if broke_off:
+        output = max(output, int(sum(len(block.to_json()) for block in message.content) / CHARS_PER_TOKEN))
     written, by_age = usage.cache_creation_input_tokens, usage.cache_creation
     hour = by_age.ephemeral_1h_input_tokens if by_age is not None else 0
-    return {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens,
+    return {"input_tokens": usage.input_tokens, "output_tokens": output,
             "cache_write_5m_tokens": None if written is None else written - hour, "cache_write_1h_tokens": hour,
             "cache_read_tokens": usage.cache_read_input_tokens}
 

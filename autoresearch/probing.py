@@ -38,6 +38,7 @@ SETTLE_S = 20.0  # for the proposed model all the same
 COMPILE_PAYS_S = 20.0  # budgets from here on: a compiled step is faster, and the minute it takes is not on the clock
 COMPILE_GAIN = 1.7  # assumed where there is no time to measure it: of five sizes, 1.5 to 2.2 (docs/log.md)
 PATIENCE_S = 300.0  # of a study, whose baseline needs what is compiled here: it takes no longer in all
+COMPILED_S = 1.5  # of steps: the first ones after compiling are slower
 COMPILED_SIZES = 2  # at most: a measured gain may recommend another size, whose gain is another
 ASSUMED = "assumed"
 LESS_MEMORY, LEAST_MEMORY = 0.7, 1 << 26  # what is assumed to be there where less was than the device says
@@ -250,7 +251,7 @@ class Probing:
         """What it compiles, trials of the same code find."""
         with self._process(caches.of(self._candidate)) as process:
             process.begin(recipe.replace({"runtime.compile": True}), self._vocab, self._left())
-            return statistics.median(process.time(EACH_S, self._left()).step_s)
+            return statistics.median(process.time(COMPILED_S, self._left()).step_s)
 
 
 def _first(device: Device, ceilings: dict[str, float]) -> str:

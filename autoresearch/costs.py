@@ -77,9 +77,10 @@ def fit(runs: Sequence[Measured]) -> Costs:
 
 
 def not_negative(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The x >= 0 that brings |a x - b| to its minimum: with few columns, the best of all subsets."""
+    """The x >= 0 that brings |a x - b| to its minimum: with few columns, the best of all subsets. All columns come
+    first: where their x is nowhere negative, none can be better."""
     best, least = np.zeros(a.shape[1]), float("inf")
-    for size in range(1, min(a.shape) + 1):
+    for size in range(min(a.shape), 0, -1):
         for chosen in itertools.combinations(range(a.shape[1]), size):
             columns = a[:, chosen]
             scale = np.linalg.norm(columns, axis=0)
@@ -88,6 +89,8 @@ def not_negative(a: np.ndarray, b: np.ndarray) -> np.ndarray:
             if np.all(x >= 0) and left < least - 1e-12:
                 best, least = np.zeros(a.shape[1]), left
                 best[list(chosen)] = x
+        if size == a.shape[1] and least < float("inf"):
+            break
     return best
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from autoresearch import costs, probe, probing, settle, sizes
@@ -67,6 +68,17 @@ def test_costs_are_never_negative_and_survive_noise() -> None:
     noisy = [replace(m, step_s=m.step_s * f) for m, f in zip(measured, (1.1, 0.9, 1.08, 0.93, 1.1), strict=True)]
     fitted = costs.fit(noisy)
     assert all(w >= 0 for w in fitted.weights) and max(map(abs, costs.errors(fitted, measured))) < 0.15
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_weights_that_are_not_negative_are_the_best_there_are(seed: int) -> None:
+    """By the conditions of Karush, Kuhn and Tucker: no weight could fall, and none that is used could change, for the
+    better."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.random((9, 4)), rng.normal(size=9)
+    x = costs.not_negative(a, b)
+    slope = a.T @ (a @ x - b)
+    assert np.all(x >= 0) and np.all(slope > -1e-9) and np.abs(slope[x > 0]).max(initial=0.0) < 1e-9
 
 
 def test_one_run_is_enough_for_a_model_that_meets_it() -> None:

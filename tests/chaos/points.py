@@ -11,6 +11,7 @@ from typing import Any
 
 from autoresearch.harness import checkpoint
 from autoresearch.research.ledger import Ledger
+from autoresearch.research.ledger_file import LedgerFile
 from autoresearch.research.workspace import Workspace
 
 BEFORE, AFTER = True, False
@@ -45,15 +46,15 @@ def _around(owner: Any, name: str, before: bool, when: Callable[..., bool] = lam
 
 def _inside_a_row(count: Countdown) -> None:
     """After the statements of a transaction, before its COMMIT."""
-    real = Ledger._transaction
+    real = LedgerFile.transaction
 
     @contextlib.contextmanager
-    def torn(self: Ledger) -> Iterator[Any]:
+    def torn(self: LedgerFile) -> Iterator[Any]:
         with real(self) as db:
             yield db
             count.pass_by()
 
-    Ledger._transaction = torn  # type: ignore[method-assign]
+    LedgerFile.transaction = torn  # type: ignore[method-assign]
 
 
 class _Torn:

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from autoresearch.research.git import git
-from tests.chaos.fast import TAG
+from tests.chaos.fast import ROOT, TAG
 from tests.chaos.place import CONT, KILL, STOP, TERM, Place, lives, send
 from tests.chaos.points import POINTS
 
@@ -254,3 +254,10 @@ def test_a_disk_that_fills_up_stops_a_night_with_a_reason(tmp_path: Path) -> Non
             place.check()
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_every_named_point_is_still_there() -> None:
+    """The tests that kill there are slow, so that a renamed method would be found late."""
+    code = "from tests.chaos import points\nfor name in points.POINTS: points.arm(name, 10**9)\nprint(len(points.POINTS))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == f"{len(POINTS)}\n", done.stderr

@@ -239,6 +239,6 @@ def test_a_study_can_start_from_a_preset(text: Prepared, tmp_path: Path) -> None
     place.start(*night, "--preset", "modern").finish(within_s=300)
     recipe = parse((place.worktree / RECIPE_FILE).read_text())
     assert (place.worktree / RECIPE_FILE).read_text().startswith("# What the researchers of the original autoresearch")
-    assert recipe.model.seq_len == 256 and recipe.model.width >= 128  # the preset's and the probe's, not the clone's
+    assert recipe.model.seq_len == 512 and recipe.model.width >= 128  # the preset's and the probe's, not the clone's
     refused = place.ar("loop", "--tag", TAG, "--preset", "gpt2", code=2)
     assert "was begun with preset modern, not gpt2" in refused.stderr

@@ -258,6 +258,6 @@ def test_a_disk_that_fills_up_stops_a_night_with_a_reason(tmp_path: Path) -> Non
 
 def test_every_named_point_is_still_there() -> None:
     """The tests that kill there are slow, so that a renamed method would be found late."""
-    code = "from tests.chaos import points\nfor name in points.POINTS: points.arm(name, 10**9)\nprint(len(points.POINTS))"
+    code = "from tests.chaos.points import POINTS, arm\nfor name in POINTS: arm(name, 10**9)\nprint(len(POINTS))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == f"{len(POINTS)}\n", done.stderr

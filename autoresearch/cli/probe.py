@@ -44,7 +44,8 @@ def command(budget_s: float, backend: str | None, name: str | None, fresh: bool,
 def shown(plan: Plan) -> str:
     found, device = plan.found, plan.device
     ceilings = ", ".join(f"{p} {f / 1e12:.2f}" for p, f in found.ceiling_flops.items())
-    products = ", ".join(f"{p} {f / 1e12:.2f}" for p, f in found.products_flops.items())
+    measured = [f"{p} {f / 1e12:.2f}" for p, f in found.products_flops.items() if f]
+    products = ", ".join(measured) or "not measured"
     error = found.held_out_error()
     checked = "no run could be held out" if error is None else f"runs held out were predicted within {100 * error:.0f}%"
     lines = [

@@ -58,9 +58,10 @@ class Family:
     def __init__(self, leader: int):
         self.leader = leader
         self._seen: set[tuple[int, str]] = set()
+        self._others: set[tuple[int, str]] = set()
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        self._others = _older(leader) if sys.platform == "linux" else set()
+            self._others = _older(leader)
 
     def members(self) -> list[Process]:
         """Those that live, and those of the dead that are ours to bury."""

@@ -35,11 +35,11 @@ importlib.import_module(module).main(job)
 """
 
 
-def environment(scratch: Path) -> dict[str, str]:
+def environment(own: Path) -> dict[str, str]:
     return {k: os.environ[k] for k in PASSED_ON if k in os.environ} | {
-        "TMPDIR": str(scratch), "HOME": str(scratch), "USER": "candidate",
-        "TORCHINDUCTOR_CACHE_DIR": str(scratch / caches.NAME / "inductor"),
-        "TRITON_CACHE_DIR": str(scratch / caches.NAME / "triton"),
+        "TMPDIR": str(own), "HOME": str(own), "USER": "candidate",
+        "TORCHINDUCTOR_CACHE_DIR": str(own / caches.NAME / "inductor"),
+        "TRITON_CACHE_DIR": str(own / caches.NAME / "triton"),
         "TORCH_WARM_POOL": "0",  # compiling processes that Triton's torch starts die behind the walls: no /dev/shm
         "MLX_ENABLE_TF32": "0",  # else Metal, from the M5 on, multiplies float32 in TF32
         # Threads that spin while they wait make two trials, or one busy neighbour, 2.8x slower.

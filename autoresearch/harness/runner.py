@@ -217,7 +217,7 @@ class Runner:
             raise TrialFailed("invalid", f"the file of weights that the trial wrote {e}") from None
 
     def _feeder_job(self, recipe: Recipe, seed: int, shape: RingShape, pipes: Pipes,
-                    listen: Listener = lambda m: None) -> jobs.FeederJob:
+                    listen: Listener) -> jobs.FeederJob:
         name = recipe.data.tokenizer
         train = self._train_text(name, listen).tokens("train", name, self.shards)
         return jobs.FeederJob(

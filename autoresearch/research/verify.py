@@ -32,7 +32,7 @@ PURPOSE = "verify"
 FIRST_SEED = 1001  # never used for deciding
 SEEDS = 5
 SPLITS = ("val", "confirm")
-MACHINES = ("runtime.precision", "runtime.compile")
+OF_THE_MACHINE = ("runtime.precision", "runtime.compile")
 LOOKS = "holdout_looks"  # fact: [{"champion": its number, "seeds": how many, "at": when}], written before looking
 
 
@@ -185,7 +185,7 @@ def _reference(lab: Lab, path: Path) -> Candidate | None:
     """The fixed recipe, run by the code that the study began with, in the precision that was found faithful here and
     compiled where the baseline is: these are the machine's, not a recipe's. None where its tokenizer isn't prepared."""
     baseline = lab.ledger.experiment(BASELINE).recipe
-    recipe = load(path).replace({key: baseline[key] for key in MACHINES})
+    recipe = load(path).replace({key: baseline[key] for key in OF_THE_MACHINE})
     if recipe.data.tokenizer not in lab.runner.prepared.tokenizers():
         lab.view.note(f"no comparison with the reference recipe: its tokenizer {recipe.data.tokenizer} is not prepared "
                       "for this text")

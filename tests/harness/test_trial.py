@@ -37,7 +37,7 @@ class Fed:
         self._plumbing = plumbing(self.shape)
         self.pipes = self._plumbing.__enter__()
         self.ring = Ring(self.pipes.ring, self.shape)
-        job = jobs.dump(owner._feeder_job(tiny_recipe(), seed, self.shape, self.pipes))
+        job = jobs.dump(owner._feeder_job(tiny_recipe(), seed, self.shape, self.pipes, lambda m: None))
         given = (self.pipes.ring, self.pipes.filled_write, self.pipes.free_read)
         self.process = launch.trusted("feeder", job, descriptors=given)
         self.filled, self.free = os.dup(self.pipes.filled_read), os.dup(self.pipes.free_write)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +13,12 @@ from types import SimpleNamespace
 import pytest
 
 from autoresearch.cli import loop
+from autoresearch.cli.studying import Wanted
 from autoresearch.cli.verify import table
+from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, REFERENCE
 from autoresearch.research import horizon, verify
+from autoresearch.research.lab import Lab
 from autoresearch.research.until import Until
 from autoresearch.research.verify import FIRST_SEED, LOOKS, Summary
 from backends.recipe import Recipe
@@ -181,7 +186,7 @@ def test_the_reference_runs_in_the_precision_of_the_baseline_and_compiled_as_it_
     assert (baseline["runtime.precision"], baseline["runtime.compile"]) == ("float32", False), "not the defaults"
     verify.verify(night.lab(), reference, 1, Until())
     trained = night.made.study.ledger.experiment(REFERENCE).recipe
-    assert [trained[key] for key in verify.MACHINES] == ["float32", False]
+    assert [trained[key] for key in verify.OF_THE_MACHINE] == ["float32", False]
 
 
 def test_a_ratchet_that_a_night_is_given_is_the_studys_from_then_on_and_a_change_is_said(night: Night) -> None:
@@ -191,6 +196,32 @@ def test_a_ratchet_that_a_night_is_given_is_the_studys_from_then_on_and_a_change
         loop.settle_ratchet(lab, asked)
     assert lab.ledger.fact("ratchet") == "greedy"
     assert said == ["from here on this study decides by --ratchet greedy; until now it was careful"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_night_verifies_until_its_deadline_and_has_its_page_if_that_fails(night: Night, fails: bool,
+                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was reserved for verification is no reason for verification to stop."""
+    night.keep(optim__matrix_lr=0.02)
+    lab, study, seen, pages = night.lab(), night.made.study, list[bool](), list[object]()
+    study.ledger.set_fact("plan", {"changes": {}, "why": ""})
+    until = Until(deadline=time.time() + 3600)
+
+    def verified(lab: Lab, reference: Path | None, seeds: int, until: Until) -> None:
+        seen.append(until.late(1900.0))
+        if fails:
+            raise UserError("no space is left", "Free some.")
+
+    monkeypatch.setattr(loop, "begin_or_continue", lambda wanted, view: (study, None))
+    monkeypatch.setattr(loop, "lab_of", lambda *args: lab)
+    monkeypatch.setattr(loop, "say_who_else", lambda *args: None)
+    monkeypatch.setattr(loop, "loop_of", lambda *args: SimpleNamespace(run=lambda *a: seen.append(until.late(1900.0))))
+    monkeypatch.setattr(verify, "seconds", lambda *args: 5000.0)
+    monkeypatch.setattr(loop, "verified", verified)
+    monkeypatch.setattr("autoresearch.report.write_report", lambda *args, **kwargs: pages.append(args))
+    with pytest.raises(UserError, match="no space") if fails else contextlib.nullcontext():
+        loop.night(Wanted(), until, verify_seeds=5, with_reference=False)
+    assert seen == [True, False] and len(pages) == 1
 
 
 def test_every_run_says_which_of_how_many_it_is_and_a_seed_that_lacks_one_why(night: Night) -> None:

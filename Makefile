@@ -5,7 +5,7 @@
 # make chaos    nights that are killed, starved and robbed, 500 signals and more
 # make browser  the dashboard's tests in a real Chromium, which it installs where there is none
 # make check    lint, types, generated docs, links
-# make docs     writes docs/commands.md from the commands' help
+# make docs     writes the pages of docs/ that are made from help texts, the recipe's keys and measurements
 # make clean    removes .venv and tool caches; never studies, never prepared data
 #
 # PYTHON=python3.13   which Python makes the environment (3.11 or newer)

@@ -54,8 +54,9 @@ class Key:
             return "one of " + ", ".join(self.choices)
         if self.type is str:
             return "a text"
-        kind = "a whole number" if self.type is int else "a number"
-        return f"{kind} from {self.low:g} to {self.high:g}"
+        if self.type is int:
+            return f"a whole number from {self.low} to {self.high}"
+        return f"a number from {self.low:g} to {self.high:g}"
 
     def check(self, value: Any) -> str | None:
         """The fault of a value in one sentence, or None."""

@@ -9,7 +9,9 @@
 A run has a number of steps, not of seconds, so that it means the same on every machine: the preset `modern`, mostly as
 it was before key and token shift, in bfloat16 on the cpu backend, seed 1, scored on the whole validation split. With a
 share below 1 it sees only the beginning of each document, the more often. Two at a time, of one thread each, they take
-two cores about two hours.
+two cores about two hours. Each is written down when it ends; runs of another text would be of another law, so they are
+refused. Those without the digest of their text are older: they count the ends of validation documents as tokens to
+predict, 19 of 64,000 or more.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,14 +37,18 @@ from autoresearch.costs import Costs, not_negative
 from autoresearch.scaling import Law
 from backends.recipe import Recipe, load, preset_file
 from backends.spec import GPTSpec
-from benchmarks.peers import ALLOCATOR, ROOT
+from benchmarks.clones import ROOT
+
+if TYPE_CHECKING:
+    from autoresearch.data.prepared import Prepared
 
 RUNS = Path(__file__).with_name("learning_runs.json")
 SEED = 1
 LONG_BYTES = 8e6  # runs on more text are those that the others have to foretell
 LEARNT_BY_HEART = 2.6  # bits per byte: such runs say nothing of sizes that anybody should choose
 STARTS = ((0.3, 0.3, 4.0, 1.2, 0.6), (0.15, 0.3, 4.0, 1.0, 0.7), (0.5, 0.4, 6.0, 1.4, 0.5))  # alpha, beta, b, p, q
-PLAN = [  # tokenizer, depth, width, tokens a step, steps, share of the text, whether by the preset as it is now
+# Tokenizer, depth, width, tokens a step, steps, share of the text, whether by the preset as it is now
+PLAN: list[tuple[Any, ...]] = [
     ("bpe-1024", 1, 128, 4096, 590, 1.0),
     ("bpe-1024", 3, 192, 4096, 700, 1.0),
     ("bpe-2048", 1, 64, 4096, 933, 1.0),
@@ -106,6 +112,7 @@ class Run:
     bytes_per_token: float = 0.0
     text_bytes: float = 0.0  # that it trained on, once or more often
     val_bpb: float = 0.0
+    text: str = ""  # its digest; "": from before it was written down
 
     @property
     def step_bytes(self) -> float:
@@ -153,39 +160,77 @@ def known() -> list[Run]:
 
 
 def run_all(options: argparse.Namespace) -> None:
-    done = {replace(run, bytes_per_token=0.0, text_bytes=0.0, val_bpb=0.0) for run in known()}
-    command = [sys.executable, "-m", "benchmarks.learning", "worker"]
-    command += ["--data", options.data] if options.data else []
+    """Writes each run down when it ends. Exit code 1 where some failed, said at the end."""
+    from autoresearch.data import prepared
+    from benchmarks.peer_trainers import ALLOCATOR
+
+    text = prepared.find(options.data) if options.data else prepared.current()
+    runs, failed = known(), list[str]()
+    refuse_other_text(runs, text)
+    done = {replace(run, bytes_per_token=0.0, text_bytes=0.0, val_bpb=0.0, text="") for run in runs}
+    missing = [run for fields in PLAN if (run := Run(*fields)) not in done]
     env = os.environ | ALLOCATOR | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-    def job(run: Run) -> Run:
-        said = subprocess.run(command, env=env, input=json.dumps(asdict(run)), text=True, check=True,
-                              stdout=subprocess.PIPE).stdout
-        return Run(**json.loads(said.splitlines()[-1]))
-
     with ThreadPoolExecutor(options.jobs) as pool:
-        for run in pool.map(job, [run for fields in PLAN if (run := Run(*fields)) not in done]):
-            print(run, flush=True)
-            lines = ",\n".join(json.dumps(asdict(r)) for r in [*known(), run])
-            RUNS.write_text(f"[\n{lines}\n]\n")
+        jobs = {pool.submit(in_a_process, run, text.name, env): run for run in missing}
+        try:
+            for job in as_completed(jobs):
+                if why := job.exception():
+                    failed.append(f"{jobs[job]}: {why}")
+                    continue
+                runs.append(job.result())
+                print(runs[-1], flush=True)
+                write(runs)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C none begins
+    if failed:
+        raise SystemExit("\n".join([f"{len(failed)} of {len(missing)} runs failed; the same command trains them again:",
+                                    *failed]))
+
+
+def refuse_other_text(runs: Sequence[Run], text: Prepared) -> None:
+    """Of runs that name no text, those of the whole of it tell how long it was."""
+    size = text.manifest.splits["train"].bytes
+    for run in runs:
+        if run.text and run.text != text.digest:
+            differs = f"its digest is {text.digest}, and {run.text} in {RUNS.name}"
+        elif not run.text and run.share == 1.0 and abs(run.text_bytes - size) >= 1:
+            differs = f"it has {size:,} bytes to train on, and {run.text_bytes:,.0f} in {RUNS.name}"
+        else:
+            continue
+        raise SystemExit(f"{text.name} is not the text of the runs that there are: {differs}.\n"
+                         f"Give the same text with --data, or move {RUNS} away to begin anew.")
+
+
+def in_a_process(run: Run, data: str, env: dict[str, str]) -> Run:
+    """Raises for whatever goes wrong; what the process said of it is on stderr."""
+    said = subprocess.run([sys.executable, "-m", "benchmarks.learning", "worker", "--data", data], env=env,
+                          input=json.dumps(asdict(run)), text=True, check=True, stdout=subprocess.PIPE).stdout
+    return Run(**json.loads(said.splitlines()[-1]))
+
+
+def write(runs: Sequence[Run]) -> None:
+    """All of them, at once."""
+    lines = ",\n".join(json.dumps({k: v for k, v in asdict(run).items() if k != "text" or v}) for run in runs)
+    partial = RUNS.with_suffix(".partial")
+    partial.write_text(f"[\n{lines}\n]\n")
+    partial.replace(RUNS)
 
 
 def trained(run: Run, data: str | None) -> Run:
     from autoresearch.data import prepared
     from autoresearch.data.batches import training_rows
-    from benchmarks.peer_trainers import Ours
-    from benchmarks.peers import scored
+    from benchmarks.peer_trainers import Ours, scored
 
     text = prepared.find(data) if data else prepared.current()
     tokenizer, T = text.tokenizer(run.tokenizer), run.recipe().model.seq_len
     whole = text.tokens("train", tokenizer.name)
     streams = [cut(stream, tokenizer.bos, run.share) for stream in whole]
     rows = (row for row, _ in training_rows(streams, tokenizer.bos, T, seed=SEED))
-    trainer = Ours(preset_file("modern"), run.changes(), tokenizer.vocab)
+    trainer = Ours(preset_file("modern"), run.changes(), tokenizer.vocab, SEED)
     for step in range(run.steps):
         trainer.step(np.stack(list(itertools.islice(rows, run.tokens_per_step // T))), step / run.steps)
     per_token = text.manifest.splits["train"].bytes / sum(map(len, whole))
-    return replace(run, bytes_per_token=per_token, text_bytes=per_token * sum(map(len, streams)),
+    return replace(run, bytes_per_token=per_token, text_bytes=per_token * sum(map(len, streams)), text=text.digest,
                    val_bpb=round(scored(trainer, text, "val", tokenizer, T, own_start=True), 4))
 
 
@@ -225,7 +270,7 @@ def fit(runs: Sequence[Run]) -> Law:
 
     def solved(point: tuple[float, ...]) -> tuple[float, Law]:
         alpha, beta, b, p, q = point
-        terms = [Law(*unit, alpha=alpha, beta=beta, b=b, p=p, q=q, spread=0.0) for unit in np.eye(5)]
+        terms = [Law(*(*unit, *point, 0.0)) for unit in np.eye(5)]
         columns = np.array([[*(term.score(run.weights, run.step_bytes, run.trained_bytes, run.text_bytes)
                                for term in terms), *(float(run.share == share) for share in shares),
                              -float(run.present)] for run in runs])

@@ -2,9 +2,10 @@
 
     python -m benchmarks.overhead --text shakespeare_complete.txt --budget 20 --experiments 6 --backend cpu
 
-Runs a study of short trials in a new clone and a new cache, and takes the times from its ledger and from its journal's
-time stamps. Nothing of what is measured depends on the budget but warm-up, which is compilation where it is on: trials
-whose code and shapes were compiled before are reported apart from those that compile. Keep the machine otherwise idle.
+Runs a study of short trials in a new clone and a new cache, and takes the times from its ledger. They are those of
+longer trials too, but for scoring, which takes as many rows as a share of the budget allows, or all of val: its row
+says what it comes to where trials are 300 s. Warm-up is compilation where that is on: trials whose code and shapes were
+compiled before are reported apart from those that compile. Keep the machine otherwise idle.
 """
 
 from __future__ import annotations
@@ -14,56 +15,62 @@ import itertools
 import json
 import os
 import platform
-import sqlite3
 import statistics
 import tempfile
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from autoresearch.records import Trial
+from autoresearch.research.lab import SCORED_ROWS, scoring_seconds
+from autoresearch.research.study import Study
 from benchmarks import clones
 from benchmarks.clones import ar
 
+TAG = "overhead"
 BUDGET_S = 300.0  # that the shares are of
 SLOW_WARMUP = 2.0  # times the fastest warm-up of the study: it compiled
 
 
-@dataclass(frozen=True)
-class Trial:
-    id: int
-    experiment: int
-    began_s: float
-    train_s: float
-    total_s: float  # start to trained and stamped
-    warmup_s: float
-
-    @property
-    def around_s(self) -> float:
-        """Start of its processes, end, weights on disk; without warm-up."""
-        return self.total_s - self.train_s - self.warmup_s
+def trials(clone: Path) -> list[Trial]:
+    """Those that were scored, oldest first."""
+    with Study.open(clone, TAG, readonly=True) as study:
+        found = [t for e in study.ledger.experiments() for t in e.trials if t.status == "ok"]
+    return sorted(found, key=lambda t: t.id)
 
 
-def trials(ledger: Path) -> list[Trial]:
-    with sqlite3.connect(f"{ledger.as_uri()}?mode=ro", uri=True) as db:
-        rows = db.execute("SELECT id, experiment, started, train_s, total_s, facts FROM trials WHERE status = 'ok' "
-                          "ORDER BY id").fetchall()
-    return [Trial(i, n, datetime.fromisoformat(began).timestamp(), train, total, json.loads(facts)["warmup_s"])
-            for i, n, began, train, total, facts in rows]
+def warmup_s(trial: Trial) -> float:
+    return float(trial.facts["warmup_s"])
+
+
+def around_s(trial: Trial) -> float:
+    """Start of its processes, end, weights on disk; without warm-up."""
+    return trial.total_s - trial.train_s - warmup_s(trial)
+
+
+def scoring_s(found: list[Trial], budget_s: float, val_rows: int) -> list[float]:
+    """What scoring would take in trials of 300 s. The first trial of a study, which has the time that its budget
+    allows, sets how many rows of val are scored; starting the scorer is scaled with them, so that it is rather too
+    long."""
+    allowed = found[0].facts[SCORED_ROWS] * scoring_seconds(BUDGET_S) / scoring_seconds(budget_s)
+    return [t.scored_s * max(1.0, min(val_rows, allowed) / t.facts[SCORED_ROWS]) for t in found]
 
 
 def between(found: list[Trial]) -> list[float]:
-    """Seconds from a trial's end to the start of the next: scoring, records, verdict, git, the next proposal; with the
-    audit where the experiment was kept."""
-    return [b.began_s - (a.began_s + a.total_s) for a, b in itertools.pairwise(found) if b.id == a.id + 1]
+    """Seconds from a trial's score to the start of the next: records, verdict, git, the next proposal; with the audit
+    where the experiment was kept."""
+    began = {t.id: datetime.fromisoformat(t.started).timestamp() for t in found}
+    return [began[b.id] - (began[a.id] + a.whole_s) for a, b in itertools.pairwise(found) if b.id == a.id + 1]
 
 
-def table(found: list[Trial]) -> str:
-    fastest = min(t.warmup_s for t in found)
-    warm = [t.warmup_s for t in found if t.warmup_s <= SLOW_WARMUP * fastest]
-    cold = [t.warmup_s for t in found if t.warmup_s > SLOW_WARMUP * fastest]
-    rest = between(found)
-    parts = {"start and end of its processes, weights written": [t.around_s for t in found],
-             "warm-up, compiled before": warm, "scoring, verdict, git, ledger, next proposal": rest}
+def table(found: list[Trial], budget_s: float, val_rows: int) -> str:
+    """`val_rows`: how many the split has."""
+    fastest = min(map(warmup_s, found))
+    warm = [s for s in map(warmup_s, found) if s <= SLOW_WARMUP * fastest]
+    cold = [s for s in map(warmup_s, found) if s > SLOW_WARMUP * fastest]
+    parts = {"start and end of its processes, weights written": [around_s(t) for t in found],
+             "warm-up, compiled before": warm,
+             f"scoring, as many rows as {BUDGET_S:g} s allow": scoring_s(found, budget_s, val_rows),
+             "verdict, git, ledger, next proposal": between(found)}
     lines = ["| part of a trial | median s | largest s | % of 300 s |", "|---|--:|--:|--:|"]
     for name, values in parts.items():
         median = statistics.median(values)
@@ -80,21 +87,19 @@ def table(found: list[Trial]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--budget", default="20")
+    parser.add_argument("--budget", type=float, default=20.0)
     parser.add_argument("--experiments", default="6")
     parser.add_argument("--backend", default="cpu")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="overhead-", ignore_cleanup_errors=True) as name:
-        clone = Path(name) / "clone"
-        clones.fresh(clone)
-        cache = clone.parent / "cache"
-        ar(clone, cache, "prepare", "--text", str(options.text.resolve()), "--name", "overhead")
-        ar(clone, cache, "loop", "--tag", "overhead", "--budget", options.budget, "--experiments", options.experiments,
+        clone, cache = clones.fresh(Path(name) / "clone"), Path(name) / "cache"
+        told = json.loads(ar(clone, cache, "prepare", "--text", str(options.text.resolve()), "--name", TAG, "--json"))
+        ar(clone, cache, "loop", "--tag", TAG, "--budget", str(options.budget), "--experiments", options.experiments,
            "--backend", options.backend, "--verify-seeds", "0")
-        found = trials(clone / "studies" / "overhead" / "ledger.sqlite")
-        print(f"{len(found)} trials of {options.budget} s on {options.backend}; {platform.machine()}, "
+        found = trials(clone)
+        print(f"{len(found)} trials of {options.budget:g} s on {options.backend}; {platform.machine()}, "
               f"{os.cpu_count()} cores\n")
-        print(table(found))
+        print(table(found, options.budget, told["splits"]["val"]["rows"]))
 
 
 if __name__ == "__main__":

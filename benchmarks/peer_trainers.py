@@ -1,10 +1,14 @@
-"""nanoGPT, karpathy/autoresearch and this trainer behind one small interface, for peers.py.
+"""nanoGPT, karpathy/autoresearch and this trainer behind one small interface, for peers.py and learning.py.
 
     NanoGPT       model.py of a clone as it is; optimizer, clipping, cosine schedule as its train.py does them
     Upstream      classes of a clone's train.py; FlashAttention-3 replaced by PyTorch's attention, CUDA by the CPU
     Ours          a recipe through the cpu backend
+    crops         rows as nanoGPT draws them
+    train         for so many seconds
+    scored        bits per byte of a split
 
-What the peers need to run on a CPU is done here, at run time, to the source in the clones; none of it is kept.
+What the peers need to run on a CPU is done here, at run time, to the source in the clones; none of it is kept. With
+seed 1 they start from their own seeds, and this trainer from what trials of seed 1 start from.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +28,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from autoresearch.data.prepared import Prepared
+from autoresearch.data.tokenizer import Tokenizer
+from autoresearch.harness.scorer import surprise
+
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}  # what this trainer sets for itself
+SCORED_ROWS = 8  # at a time
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -29,7 +42,6 @@ class Shape:
     width: int
     head_dim: int
     seq_len: int
-    rows: int
     vocab: int
 
 
@@ -43,7 +55,8 @@ class Trainer(ABC):
         """float32 (B, T, V)."""
 
 
-def split(tokens_BT1: np.ndarray) -> tuple[Tensor, Tensor]:
+def shifted(tokens_BT1: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Inputs and targets."""
     tokens = torch.from_numpy(np.ascontiguousarray(tokens_BT1, dtype=np.int64))
     return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
@@ -51,10 +64,10 @@ def split(tokens_BT1: np.ndarray) -> tuple[Tensor, Tensor]:
 class NanoGPT(Trainer):
     """float32 on a CPU, as its train.py runs there. Learning rates of its character-level configuration."""
 
-    LR, MIN_LR, WARMUP_FRAC = 1e-3, 1e-4, 0.05
+    LR, MIN_LR, WARMUP_FRAC, SEED = 1e-3, 1e-4, 0.05, 1337
 
-    def __init__(self, clone: Path, shape: Shape):
-        torch.manual_seed(1337)
+    def __init__(self, clone: Path, shape: Shape, seed: int):
+        torch.manual_seed(self.SEED + seed - 1)
         spec = importlib.util.spec_from_file_location("nanogpt_model", clone / "model.py")
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
@@ -64,18 +77,18 @@ class NanoGPT(Trainer):
                                   n_head=shape.width // shape.head_dim, n_embd=shape.width, dropout=0.0, bias=False)
         self.raw = module.GPT(config)
         self.optimizer = self.raw.configure_optimizers(0.1, self.LR, (0.9, 0.99), "cpu")
-        self.model = torch.compile(self.raw)
+        self.model: Any = torch.compile(self.raw)
 
     def step(self, tokens_BT1: np.ndarray, progress: float) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr(progress)
-        x, y = split(tokens_BT1)
+        x, y = shifted(tokens_BT1)
         _, loss = self.model(x, y)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.raw.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        return float(loss.item())
 
     def _lr(self, progress: float) -> float:
         if progress < self.WARMUP_FRAC:
@@ -86,16 +99,18 @@ class NanoGPT(Trainer):
     def logits(self, tokens_BT: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(tokens_BT.astype(np.int64))
         with torch.no_grad():
-            return self.raw(x, x)[0].numpy()  # without targets it would give the last position only
+            logits: np.ndarray = self.raw(x, x)[0].numpy()  # without targets it would give the last position only
+        return logits
 
 
 class Upstream(Trainer):
     """Compiled, in bf16 autocast or float32, with the hyper-parameters and schedules of its train.py."""
 
     BEGIN, END = "# GPT Model\n", "# Hyperparameters"
+    SEED = 42
 
-    def __init__(self, clone: Path, shape: Shape, autocast: bool):
-        torch.manual_seed(42)
+    def __init__(self, clone: Path, shape: Shape, autocast: bool, seed: int):
+        torch.manual_seed(self.SEED + seed - 1)
         self.autocast = autocast
         source = (clone / "train.py").read_text(encoding="utf-8")
         if self.BEGIN not in source or self.END not in source:
@@ -113,11 +128,11 @@ class Upstream(Trainer):
             self.raw.float()  # its tables are bf16
         self.optimizer = self.raw.setup_optimizer(unembedding_lr=0.004, embedding_lr=0.6, scalar_lr=0.5,
                                                   adam_betas=(0.8, 0.95), matrix_lr=0.04, weight_decay=0.2)
-        self.model = torch.compile(self.raw, dynamic=False)
+        self.model: Any = torch.compile(self.raw, dynamic=False)
         self.steps = 0
 
     def step(self, tokens_BT1: np.ndarray, progress: float) -> float:
-        x, y = split(tokens_BT1)
+        x, y = shifted(tokens_BT1)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
             loss = self.model(x, y)
         loss.backward()
@@ -129,11 +144,12 @@ class Upstream(Trainer):
         self.optimizer.step()
         self.raw.zero_grad(set_to_none=True)
         self.steps += 1
-        return loss.item()
+        return float(loss.item())
 
     def logits(self, tokens_BT: np.ndarray) -> np.ndarray:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-            return self.raw(torch.from_numpy(tokens_BT.astype(np.int64))).float().numpy()
+            logits: np.ndarray = self.raw(torch.from_numpy(tokens_BT.astype(np.int64))).float().numpy()
+        return logits
 
 
 class Attention:
@@ -151,7 +167,7 @@ class Attention:
 
 
 class Ours(Trainer):
-    def __init__(self, recipe_file: Path, changes: dict[str, Any], vocab: int):
+    def __init__(self, recipe_file: Path, changes: dict[str, Any], vocab: int, seed: int):
         import backends
         from backends.gpt import params
         from backends.recipe import load
@@ -159,11 +175,45 @@ class Ours(Trainer):
 
         self.recipe = load(recipe_file).replace(changes)
         self.backend = backends.load("cpu")
-        weights = params.initial(self.recipe, GPTSpec.of(self.recipe, vocab), np.random.default_rng([1, 0]))
-        self.state = self.backend.init(self.recipe, vocab, weights)
+        weights = params.initial(self.recipe, GPTSpec.of(self.recipe, vocab), np.random.default_rng([seed, 0]))
+        self.state = self.backend.init(self.recipe, vocab, weights, seed)
 
     def step(self, tokens_BT1: np.ndarray, progress: float) -> float:
         return float(self.backend.step(self.state, tokens_BT1, progress))
 
     def logits(self, tokens_BT: np.ndarray) -> np.ndarray:
         return self.backend.logits(self.state, tokens_BT)
+
+
+def crops(streams: Sequence[np.ndarray], length: int, seed: int) -> Iterator[np.ndarray]:
+    """Rows from anywhere, as nanoGPT draws them; the others' begin with BOS."""
+    rng, tokens = np.random.default_rng(seed), np.concatenate(streams)
+    while True:
+        start = rng.integers(len(tokens) - length)
+        yield tokens[start:start + length + 1].astype(np.int32)
+
+
+def train(trainer: Trainer, batches: Iterator[np.ndarray], seconds: float) -> int:
+    """How many steps it made."""
+    began, steps = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - began) < seconds:
+        trainer.step(next(batches), elapsed / seconds)
+        steps += 1
+    return steps
+
+
+def scored(trainer: Trainer, text: Prepared, split: str, tokenizer: Tokenizer, length: int, own_start: bool) -> float:
+    """Bits per byte of a split, in blocks of `length` targets that begin as training rows do: with BOS (`own_start`),
+    or with the token before. BOS has no bytes and, as in upstream's score and our own, costs nothing as a target."""
+    tokens = np.concatenate(text.tokens(split, tokenizer.name)).astype(np.int64)
+    count = (len(tokens) - 1) // length
+    inputs = tokens[:count * length].reshape(count, length).copy()
+    targets = tokens[1:count * length + 1].reshape(count, length)
+    if own_start:
+        inputs[:, 0] = tokenizer.bos
+    nats = 0.0
+    for start in range(0, count, SCORED_ROWS):
+        some = slice(start, start + SCORED_ROWS)
+        nats_BT = surprise(trainer.logits(inputs[some]).astype(np.float64), targets[some])
+        nats += float(nats_BT[targets[some] != tokenizer.bos].sum())
+    return nats / math.log(2) / int(tokenizer.token_bytes[targets].sum())

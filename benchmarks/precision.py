@@ -10,10 +10,8 @@ this trainer's loss scale, and without one and the loss divided by 256, as with 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
 SIGNS = ("flushed_frac", "worst_cosine", "worst_tensor", "gap_nats", "fell_nats", "not_finite", "steps", "speed_ratio")
 
 
@@ -38,9 +36,10 @@ def main() -> None:
     options = parser.parse_args()
     changes: dict[str, Any] = {k: int(v) for k, v in (pair.split("=") for pair in options.set)}
     recipe = load(preset_file("modern")).replace({"model.depth": 2, "model.width": 128} | changes)
-    ways = {"bfloat16": ("bfloat16", None), "float16, dynamic scale": ("float16", None),
-            "float16, no scale, loss / 256": ("float16", 1 / 256)}
-    columns = {}
+    ways: dict[str, tuple[str, float | None]] = {
+        "bfloat16": ("bfloat16", None), "float16, dynamic scale": ("float16", None),
+        "float16, no scale, loss / 256": ("float16", 1 / 256)}
+    columns: dict[str, dict[str, Any]] = {}
     for label, (low, scale) in ways.items():
         if scale:
             torch_scaling.START, torch_scaling.STEADY = scale, 10**9

@@ -4,23 +4,28 @@
 
 The last 250,000 characters of the text are cut off first; no run sees them, and every row of the table is scored on
 all of them. The rest is prepared twice, whole and its first megabyte, and each run is `ar train` for the same time with
-another preset or key. A context is 1,024 characters, or 256 BPE tokens, which are about as much text. Prints the table
-as Markdown and writes shakespeare.png and shakespeare-dark.png into the folder. Run again with the same --folder it
-keeps the runs that are done.
+another preset or key. A context is 1,024 characters, or 256 BPE tokens, which are about as much text. From the first
+BPE line on the weights that were best on dev are scored, above it the last ones. Prints the table as Markdown and
+writes shakespeare.png and shakespeare-dark.png into the folder. Run again with the same --folder it keeps the runs that
+are done.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoresearch.harness.checkpoint import WEIGHTS
+from benchmarks import clones
 from benchmarks.clones import ROOT, ar
 
 HOLDOUT_CHARS = 250_000
+LIMITS: dict[str, tuple[str, ...]] = {"whole": (), "mb1": ("--max-bytes", "1000000")}  # of the rest
 SIZE = ("model.depth=2", "model.width=128", "model.head_dim=64", "batch.tokens_per_step=2048",
         "model.key_shift=false", "model.token_shift=false")  # which the preset gained later
 CHARS, TOKENS = "model.seq_len=1024", "model.seq_len=256"
@@ -41,7 +46,7 @@ RUNS = (
     Run("1 MB", "mb1", "gpt2", "char", (CHARS,)),
     Run("all of it: 5 MB", "whole", "gpt2", "char", (CHARS,)),
     Run("modern model", "whole", "modern", "char", (CHARS,)),
-    Run("BPE 8192", "whole", "modern", "bpe-8192", (TOKENS, BEST)),
+    Run("BPE 8192, best dev weights", "whole", "modern", "bpe-8192", (TOKENS, BEST)),
     Run("dropout 0.3, twice the time", "whole", "modern", "bpe-8192", (TOKENS, BEST, "model.dropout=0.3"), 2.0),
     Run("BPE 1024 instead", "whole", "modern", "bpe-1024", (TOKENS, BEST)),
     Run("the same from 1 MB", "mb1", "modern", "bpe-1024", (TOKENS, BEST)),
@@ -53,33 +58,47 @@ def told(folder: Path, *arguments: str) -> dict[str, Any]:
     return found
 
 
-def prepare(folder: Path, text: Path) -> Path:
-    """The whole text but its tail and its first megabyte, prepared; the file of the tail."""
+def prepare(folder: Path, text: Path) -> tuple[Path, dict[str, str]]:
+    """The file of the text's tail, and what the sets of the rest are called, which is not as asked where other text
+    has the name."""
     content = text.read_text(encoding="utf-8")
     rest, tail = folder / "rest.txt", folder / "tail.txt"
     rest.write_text(content[:-HOLDOUT_CHARS], encoding="utf-8")
     tail.write_text(content[-HOLDOUT_CHARS:], encoding="utf-8")
-    for name, limit in (("whole", ()), ("mb1", ("--max-bytes", "1000000"))):
+    names: dict[str, str] = {}
+    for name, limit in LIMITS.items():
         tokenizers = dict.fromkeys(run.tokenizer for run in RUNS if run.text == name)
-        told(folder, "prepare", "--text", str(rest), "--name", name, *limit,
-             *(part for tokenizer in tokenizers for part in ("--tokenizer", tokenizer)))
-    return tail
+        found = told(folder, "prepare", "--text", str(rest), "--name", name, *limit,
+                     *(part for tokenizer in tokenizers for part in ("--tokenizer", tokenizer)))
+        names[name] = found["name"]
+    return tail, names
 
 
-def result(run: Run, folder: Path, tail: Path, budget_s: float) -> dict[str, Any]:
-    """One run trained and scored on the tail, or as it was the last time."""
+def trained(run: Run, data: str, place: Path, budget_s: float) -> dict[str, Any]:
+    """What `ar train` tells of the run whose weights it leaves in `place`, or told when it left them."""
+    record = place.with_name(place.name + ".trained.json")
+    if record.exists() and (place / WEIGHTS).is_file():
+        return dict(json.loads(record.read_text()))
+    shutil.rmtree(place, ignore_errors=True)  # of a run that was stopped: `ar train` asks for a new folder
+    changes = (*SIZE, f"data.tokenizer={run.tokenizer}", *run.changes)
+    found = told(place.parent, "train", "--preset", run.preset, "--data", data, "--budget", str(budget_s * run.budget),
+                 "--out", str(place), *(part for change in changes for part in ("--set", change)))
+    clones.save(record, found)
+    return found
+
+
+def result(run: Run, data: str, folder: Path, tail: Path, budget_s: float) -> dict[str, Any]:
+    """One run trained on the set `data` and scored on the tail, or as it was the last time."""
     place = folder / run.name.replace(" ", "-").replace(",", "").replace(":", "")
-    kept = place.with_suffix(".json")
+    kept = place.with_name(place.name + ".json")  # names have dots, where with_suffix would cut them
     if kept.exists():
         return dict(json.loads(kept.read_text()))
-    changes = (*SIZE, f"data.tokenizer={run.tokenizer}", *run.changes)
-    trained = told(folder, "train", "--preset", run.preset, "--data", run.text, "--budget", str(budget_s * run.budget),
-                   "--out", str(place), *(part for change in changes for part in ("--set", change)))
+    training = trained(run, data, place, budget_s)
     scored = told(folder, "eval", str(place), "--text", str(tail))
-    dev = [[elapsed_s, bpb] for _, elapsed_s, _, bpb in trained["curve"] if bpb is not None]
-    found = {"bpc": scored["bpc"], "error": scored["bpb_error"], "params": trained["params"], "steps": trained["steps"],
-             "tokens": trained["tokens"], "dev": dev}
-    kept.write_text(json.dumps(found))
+    dev = [[elapsed_s, bpb] for _, elapsed_s, _, bpb in training["curve"] if bpb is not None]
+    found = {"bpc": scored["bpc"], "error": scored["bpb_error"], "params": training["params"],
+             "steps": training["steps"], "tokens": training["tokens"], "dev": dev}
+    clones.save(kept, found)
     return found
 
 
@@ -140,15 +159,16 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=120.0)
     parser.add_argument("--folder", type=Path, required=True)
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    tail = prepare(options.folder, options.text)
+    folder = options.folder.resolve()
+    clones.settle(folder, {"text": clones.digest(options.text), "budget_s": options.budget})
+    tail, names = prepare(folder, options.text)
     found = []
     for run in RUNS:
         print(f"{run.name} ...", file=sys.stderr)
-        found.append(result(run, options.folder, tail, options.budget))
+        found.append(result(run, names[run.text], folder, tail, options.budget))
     print(table(found) + "\n\n" + overfitting(found))
     for dark in (False, True):
-        draw(found, options.budget, options.folder / f"shakespeare{'-dark' if dark else ''}.png", dark)
+        draw(found, options.budget, folder / f"shakespeare{'-dark' if dark else ''}.png", dark)
 
 
 if __name__ == "__main__":

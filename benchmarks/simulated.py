@@ -21,6 +21,7 @@ from autoresearch.research.researchers.playbook import Playbook
 from backends.recipe import Recipe
 from backends.spec import GPTSpec
 
+# One more than bpe-<n> has: the figures in docs/log.md were made with these.
 VOCAB = {"byte": 257, "bpe-1024": 1025, "bpe-2048": 2049, "bpe-4096": 4097}
 SPREAD = 0.002
 Outcome = float | str  # val_bpb, or the verdict of a trial without a score: "crash: why"
@@ -28,7 +29,7 @@ Outcome = float | str  # val_bpb, or the verdict of a trial without a score: "cr
 
 def trial_of(n: int, bpb: float | None, status: str = "ok", reason: str = "", **fields: Any) -> Trial:
     score = Score("val", nats=(bpb or 0) * math.log(2) * 1000, tokens=300, bytes=1000, chars=1000, rows=4)
-    given = dict(steps=1000, tokens=1_000_000) | fields
+    given: dict[str, Any] = {"steps": 1000, "tokens": 1_000_000} | fields
     return Trial(n + 10, n, 1, "screen", status, 30.0, "2026-01-01T00:00:00Z", reason, scores=(score,) if bpb else (),
                  **given)
 
@@ -48,13 +49,14 @@ class Study:
     def __init__(self, start: Recipe, objective: Callable[[Recipe], Outcome], researcher: Researcher | None = None,
                  **context: Any):
         self.objective, self.recipe, self.researcher = objective, start, researcher or Playbook()
-        self.fields = context.pop("trial", {})
+        self.fields: dict[str, Any] = context.pop("trial", {})
         self.top = experiment(BASELINE, start, objective(start), "keep", **self.fields)
         self.ledger = [self.top]
         self.proposals: list[Proposal] = []
-        self.given = dict(spread_bpb=SPREAD, tokenizers=list(VOCAB), vocab=VOCAB, seconds_left=None, brief="",
-                          train_tokens=dict.fromkeys(VOCAB, 10**9), budget_s=300.0, fits=lambda r: True,
-                          device={"name": "cpu", "backend": "cpu", "precisions": ("float32",)}) | context
+        self.given: dict[str, Any] = dict(
+            spread_bpb=SPREAD, tokenizers=list(VOCAB), vocab=VOCAB, seconds_left=None, brief="",
+            train_tokens=dict.fromkeys(VOCAB, 10**9), budget_s=300.0, fits=lambda r: True,
+            device={"name": "cpu", "backend": "cpu", "precisions": ("float32",)}) | context
 
     def context(self) -> Context:
         return Context(incumbent=self.top, recipe=self.recipe, experiments=list(self.ledger), **self.given)

@@ -18,12 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.clones import ROOT
+
 POINTS = 1200  # of a curve: four a second for 300 s
 LOOK_EVERY_S = 2.0
 
@@ -75,6 +77,11 @@ def quarter(looks: list[Look], which: int) -> list[Look]:
     return [x for x in looks if (which - 1) * last / 4 <= x.done <= which * last / 4]
 
 
+def is_short(looks: list[Look]) -> bool:
+    """Whether a quarter has too few looks for a rate."""
+    return not looks or any(len({x.done for x in quarter(looks, which)}) < 2 for which in (2, 4))
+
+
 def seconds_each(looks: list[Look]) -> float:
     return (looks[-1].elapsed_s - looks[0].elapsed_s) / max(1, looks[-1].done - looks[0].done)
 
@@ -86,15 +93,14 @@ def table(looks: list[Look]) -> str:
     def median(some: list[Look], what: str) -> float:
         return float(statistics.median(getattr(x, what) for x in some))
 
-    rows = [("memory, MiB", *(median(q, "memory_bytes") / 2**20 for q in (early, late))),
-            ("open files", *(median(q, "files") for q in (early, late))),
-            ("threads", *(median(q, "threads") for q in (early, late))),
-            ("child processes", *(median(q, "children") for q in (early, late))),
-            ("seconds an experiment", *(seconds_each(q) for q in (early, late)))]
+    rows: dict[str, Callable[[list[Look]], float]] = {
+        "memory, MiB": lambda q: median(q, "memory_bytes") / 2**20, "open files": lambda q: median(q, "files"),
+        "threads": lambda q: median(q, "threads"), "child processes": lambda q: median(q, "children"),
+        "seconds an experiment": seconds_each}
     grown = (looks[-1].ledger_bytes - looks[0].ledger_bytes) / max(1, count - looks[0].done)
     lines = [f"{count:,} experiments in {looks[-1].elapsed_s / 60:.1f} minutes", "",
              "| | second quarter | last quarter |", "|---|--:|--:|"]
-    lines += [f"| {name} | {a:.2f} | {b:.2f} |" for name, a, b in rows]
+    lines += [f"| {name} | {of(early):.2f} | {of(late):.2f} |" for name, of in rows.items()]
     return "\n".join([*lines, "", f"The ledger grows by {grown / 1000:.1f} kB an experiment."])
 
 
@@ -104,7 +110,11 @@ def main() -> None:
     parser.add_argument("--ratchet", default="greedy", help="greedy: one trial each; careful: several")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
-        print(table(watched(Path(name), options.experiments, options.ratchet)))
+        looks = watched(Path(name), options.experiments, options.ratchet)
+    if is_short(looks):
+        sys.exit(f"--experiments {options.experiments}: they were over after {len(looks)} looks, one every "
+                 f"{LOOK_EVERY_S:g} s: too few to compare a quarter with another\n  Ask for more, such as 2000.")
+    print(table(looks))
 
 
 if __name__ == "__main__":

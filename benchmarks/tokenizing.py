@@ -56,8 +56,7 @@ def main() -> None:
     print(f"{found.source}: {len(documents):,} documents, {size / 1e6:.1f} MB, {os.cpu_count()} cores\n")
     print("| tokenizer | tiktoken, MB/s | streams, MB/s | ratio | to disk, MB/s | ratio |\n|---|--:|--:|--:|--:|--:|")
     for vocab in wanted.vocab or (1024, 4096, 16384):
-        sample = documents[::-(-size // LEARNED_BYTES)]
-        tokenizer = train_bpe(lambda sample=sample: sample, vocab)
+        tokenizer = train_bpe(lambda: documents[::-(-size // LEARNED_BYTES)], vocab)
         if tokenizer is None:
             print(f"| bpe-{vocab} | the text is too small for it | | | | |")
             continue

@@ -1,7 +1,8 @@
-"""Writes docs/commands.md from the commands' own help and docs/machines.md from benchmarks/machines; with --check, says
-what is out of date or leads nowhere.
+"""Writes docs/commands.md from the commands' own help, docs/recipes.md from the schema and docs/machines.md from
+benchmarks/machines; with --check, says what is out of date or leads nowhere.
 
-    commands   the page: every command's help at a fixed width
+    commands   a page: every command's help at a fixed width
+    recipes    a page: every key of a recipe
     pages      every page that is written, by its path
     broken     links in the Markdown of the repository that lead to no file or no heading
     unknown    commands, options and make targets in that Markdown that do not exist
@@ -17,6 +18,7 @@ import click
 
 from autoresearch import bench_pages
 from autoresearch.cli import VERBS, archiver, shell
+from backends.recipe import PRESETS, TABLES, Key, keys, load, preset_file
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 100  # characters of help text, whatever the terminal
@@ -25,6 +27,27 @@ INTRO = """# Commands
 
 `ar` and `autoresearch` are the same program. Progress goes to stderr, results to stdout. Exit code 0: done;
 1: failed, with the reason; 2: a command line that can't be meant. `make docs` writes this page from the help.
+"""
+
+RECIPES = """# Recipes
+
+A recipe is everything numeric or categorical that defines a training run: a TOML file with the tables below. Keys that
+are left out take their defaults. `make docs` writes this page from the schema, `backends/recipe.py`.
+
+| where | what it is |
+|---|---|
+| `backends/gpt/recipe.toml` | what a study begins with, once `ar probe` has sized it; each kept change edits it |
+| `backends/presets/modern.toml`, `gpt2.toml` | to start from instead: `ar loop --preset gpt2` |
+| `backends/reference.toml` | what studies are compared with in the end: upstream's defaults at a small size |
+
+`ar train --set model.depth=6` turns a key for one run, `ar queue --set model.depth=6 -m "why"` makes it a study's next
+experiment, `ar log 7` shows what an experiment turned. A value out of its range, a key that does not exist and keys
+that do not go together are refused with what is allowed, before anything runs.
+
+A table `[extra]` belongs to the candidate: any names, finite numbers, for code in `backends/gpt/` to read as
+`recipe.extra["name"]`.
+
+Where a preset's column is empty it has the default.
 """
 
 
@@ -41,7 +64,29 @@ def commands() -> str:
 
 def pages() -> dict[Path, str]:
     results = sorted((ROOT / "benchmarks" / "machines").glob("*.json"))
-    return {ROOT / "docs" / "commands.md": commands(), ROOT / "docs" / "machines.md": bench_pages.page(results)}
+    written = {"commands": commands(), "recipes": recipes(), "machines": bench_pages.page(results)}
+    return {ROOT / "docs" / f"{name}.md": text for name, text in written.items()}
+
+
+def recipes() -> str:
+    """The page's text: a table of keys for each table of a recipe."""
+    presets = [load(preset_file(name)).flat() for name in PRESETS]
+    parts = [RECIPES]
+    for table in TABLES:
+        rows = [_row(key, [preset[key.name] for preset in presets])
+                for key in keys() if key.name.startswith(f"{table}.")]
+        parts.append("\n".join([f"## {table}", "", f"| key | default | {' | '.join(PRESETS)} | may be | what it is |",
+                                f"|---|---|{'---|' * len(PRESETS)}---|---|", *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def _row(key: Key, values: list[object]) -> str:
+    shown = [_value(key.default), *("" if value == key.default else _value(value) for value in values)]
+    return f"| `{key.name}` | {' | '.join(shown)} | {key.allowed()} | {key.help} |"
+
+
+def _value(value: object) -> str:
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def _section(name: str, command: click.Command) -> str:

@@ -1,12 +1,19 @@
-"""What every test gets: its own home, cache and git configuration, so that none reads or writes the person's."""
+"""What every test gets: its own home, cache and git configuration, so that none reads or writes the person's. And the
+study that tests of two folders begin with."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from autoresearch.data.prepared import Prepared
+    from tests.loop.conftest import Place
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -36,3 +43,26 @@ def isolated_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("GIT_CONFIG_GLOBAL", str(home / ".gitconfig"))
         patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
         yield
+
+
+@pytest.fixture(scope="session")
+def shared_text(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """A small text, alone in a cache."""
+    from tests.harness.tiny import small_text
+
+    return small_text(tmp_path_factory.mktemp("cache"), 80_000)
+
+
+@pytest.fixture(scope="session")
+def shared_study(shared_text: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Place]:
+    """The study of a backend with its baseline, begun when it is first asked for. Whoever uses it copies the clone."""
+    from tests.loop.conftest import BUDGET_S, TAG, Place, begin, make_clone
+
+    @cache
+    def made(backend: str) -> Place:
+        place = Place(make_clone(tmp_path_factory.mktemp(backend)), shared_text)
+        begin(place, backend, BUDGET_S)
+        place.ar("loop", "--tag", TAG, "--experiments", "0", "--verify-seeds", "0")
+        return place
+
+    return made

@@ -45,7 +45,8 @@ def command(name: str | None, tokenizers: tuple[str, ...], holdout_chars: int | 
     """Prepare text to train on and to be scored on.
 
     Without arguments: TinyStories, stories for children that even a very small model learns to write, 673 MB to
-    download once; where the Hugging Face hub can't be reached, the source of Python's standard library.
+    download once; where the Hugging Face hub can't be reached, what was prepared before,
+    or else the source of Python's standard library.
 
     The text is split into train, dev, val, confirm and holdout, tokenized, and kept in the cache
     (~/.cache/autoresearch, or AUTORESEARCH_CACHE) with a manifest. Training uses the text prepared last.

@@ -65,7 +65,7 @@ def researcher_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--fallback-model", default=None, envvar="AUTORESEARCH_FALLBACK_MODEL", show_envvar=True,
                      metavar="NAME", help=f"Asked where the model declines; '' for none.  [default: {FALLBACK}]"),
         click.option("--max-usd", type=click.FloatRange(0), default=MAX_USD, show_default=True,
-                     help="What proposing may cost, for the study in all. Then the playbook proposes."),
+                     help="What proposing may cost, for the study in all. Then nobody who is paid is asked."),
         click.option("--max-tokens", type=click.IntRange(1), default=None,
                      help="The same in tokens of the model, read and written."),
         click.option("--agent", default="", envvar="AUTORESEARCH_AGENT", show_envvar=True, metavar="COMMAND",

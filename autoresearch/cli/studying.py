@@ -37,6 +37,7 @@ from autoresearch.research.workspace import validate_tag
 from backends.recipe import parse, preset_file
 
 DEFAULT_BUDGET_S = 300.0
+DEMO = "demo"  # the study of `ar demo`, whose seconds are nobody's night: without its tag it is not gone on with
 SPEEDUP = 2.0  # what a night may make of the baseline's tokens per second
 
 ratchet_option = click.option(
@@ -60,7 +61,7 @@ def begin_or_continue(wanted: Wanted, say: TerminalView) -> tuple[Study, Prepare
     """The study of that tag, or the one used last where it is on the same text; else a new one."""
     clone = paths.clone()
     tags = Study.tags(clone)
-    tag = wanted.tag or (tags[0] if tags else _today(tags))
+    tag = wanted.tag or next((tag for tag in tags if tag != DEMO), _today(tags))
     if tag in tags:
         study = Study.open(clone, tag)
         found = study.text()
@@ -69,7 +70,8 @@ def begin_or_continue(wanted: Wanted, say: TerminalView) -> tuple[Study, Prepare
             _refuse_other_terms(study, wanted)
             if study.ledger.fact("plan") is None:
                 raise UserError(f"study {tag} was begun and never sized", f"Delete it and begin anew: ar delete {tag}")
-            say.note(f"continuing study {tag} on {found.name}")
+            budget_s = study.ledger.fact("budget_s")
+            say.note(f"continuing study {tag} on {found.name}" + (f", {budget_s:g} s a trial" if budget_s else ""))
             return study, found
         say.note(f"study {tag} is on {found.name}; the text now is {chosen.name}: starting a new study")
         study.close()

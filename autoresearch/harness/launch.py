@@ -91,6 +91,7 @@ def end(process: subprocess.Popen[bytes], grace_s: float = 2.0) -> None:
     whole = family.of(process.pid)
     if process.poll() is None:
         whole.send(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)  # one that is stopped acts on no TERM before it goes on
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(grace_s)
     give_up = time.monotonic() + HANGS_S

@@ -16,9 +16,10 @@ from autoresearch.report import hours, words
 from autoresearch.report.story import Attempt, Story
 from autoresearch.research.paired import Gain, gain
 
-# Facts that must be equal for scores to compare, and what they are called.
+# Facts that must be equal for scores to compare, and what they are called; on val as many rows of it besides.
 TERMS = {"data_digest": "text", "device": "device", "backend": "backend", "budget_s": "training budget",
-         "frozen_digest": "trainer", "val_rows": "scored rows"}
+         "frozen_digest": "trainer"}
+ON_VAL = TERMS | {"val_rows": "scored rows"}
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,14 @@ def experiments(a: Story, m: Attempt, b: Story, n: Attempt) -> Comparison:
     return Comparison(*sides, unlike, None if unlike else _on_val(m, n))
 
 
+def terms(facts: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Equal for studies whose scores on confirm compare."""
+    return tuple(_term(facts, key) for key in TERMS)
+
+
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    return [name for key, name in TERMS.items() if _term(a, key) != _term(b, key)]
+    """What keeps scores on val from being compared."""
+    return [name for key, name in ON_VAL.items() if _term(a, key) != _term(b, key)]
 
 
 def _term(facts: Mapping[str, Any], key: str) -> Any:

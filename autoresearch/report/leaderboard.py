@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch.errors import UserError
-from autoresearch.report import words
+from autoresearch.report import compare, words
 from autoresearch.report.files import put
 from autoresearch.report.story import Story, tell
 from autoresearch.research.study import Study
@@ -32,20 +32,21 @@ def write(clone: Path) -> Path:
 
 
 def board(stories: list[Story]) -> str:
-    groups: dict[tuple[str, ...], list[Story]] = {}
+    groups: dict[tuple[Any, ...], list[Story]] = {}
     for story in stories:
         if story.champion is not None:
-            groups.setdefault(_terms(story), []).append(story)
-    parts = [_table(terms, sorted(found, key=_rank)) for terms, found in sorted(groups.items())]
+            groups.setdefault(compare.terms(story.facts), []).append(story)
+    parts = sorted(_table(sorted(found, key=_rank)) for found in groups.values())
     return "\n\n".join([INTRO, *parts] if parts else [INTRO, "No study has a champion yet."])
 
 
-def _terms(story: Story) -> tuple[str, ...]:
+def _title(story: Story) -> str:
     facts = story.facts
     budget = f"{facts['budget_s']:g} s a trial" if facts.get("budget_s") else "a fixed number of steps"
     text = f"{facts.get('data_name')} (digest {str(facts.get('data_digest'))[:12]})"
     trainer = f"trainer {str(facts.get('frozen_digest'))[:12]}"
-    return text, f"{words.device(facts)}, {facts.get('backend')}", trainer, budget
+    terms = text, f"{words.device(facts)}, {facts.get('backend')}", trainer, budget
+    return f"## {' · '.join(words.escape(term) for term in terms)}"
 
 
 def _rank(story: Story) -> tuple[float, float]:
@@ -60,10 +61,10 @@ def _confirmed(story: Story) -> float | None:
     return next((arm.mean for arm in arms if story.champion and arm.n == story.champion.n), None)
 
 
-def _table(terms: tuple[str, ...], stories: list[Story]) -> str:
+def _table(stories: list[Story]) -> str:
     rows = ["| study | champion | confirm | gain over the baseline | validation | kept of tried | commit |",
             "|---|---|--:|---|--:|--:|---|", *(_row(story) for story in stories)]
-    return f"## {' · '.join(words.escape(term) for term in terms)}\n\n" + "\n".join(rows)
+    return _title(stories[0]) + "\n\n" + "\n".join(rows)
 
 
 def _row(story: Story) -> str:

@@ -32,9 +32,9 @@ class Sample:
     problem: str = ""
 
 
-def write(study: Study, prepared: Prepared, story: Story, tokens: int = TOKENS) -> list[Sample]:
-    """One of each model there is; where a model can't be run, why."""
-    prompt = default_prompt(prepared)
+def write(study: Study, prepared: Prepared, story: Story, tokens: int | None = None) -> list[Sample]:
+    """One of each model there is, of so many tokens, None: TOKENS; where a model can't be run, why."""
+    prompt, options = default_prompt(prepared), Options(tokens=TOKENS if tokens is None else tokens)
     wanted = [("The baseline", story.baseline)]
     if story.champion and story.champion.n > 0:
         wanted.append((f"The champion, #{story.champion.n}", story.champion))
@@ -43,7 +43,7 @@ def write(study: Study, prepared: Prepared, story: Story, tokens: int = TOKENS) 
         if attempt is None:
             continue
         try:
-            written = b"".join(generate(models.of_experiment(study, attempt.n), prompt, Options(tokens=tokens)))
+            written = b"".join(generate(models.of_experiment(study, attempt.n), prompt, options))
             found.append(Sample(attempt.n, label, decode(prompt), written.decode("utf-8", "replace")))
         except UserError as e:
             found.append(Sample(attempt.n, label, decode(prompt), "", e.message))

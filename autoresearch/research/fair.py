@@ -92,7 +92,7 @@ def unfit(terms: Terms, backend: str, listen: bool, stop: Callable[[], bool]) ->
 
 
 def crowded(terms: Terms, backend: str, seconds: float = LOOK_S, stop: Callable[[], bool] = lambda: False) -> str:
-    """Who would make a trial unfair, after some seconds of watching, or nothing."""
+    """How much others use where that would make a trial unfair, after some seconds of watching, or nothing."""
     if terms.busy_ok:
         return ""
     seen = looked(seconds, stop)

@@ -25,7 +25,7 @@ def size(files: dict[str, bytes]) -> tuple[int, int, int]:
 
 
 def simpler(after: dict[str, bytes], before: dict[str, bytes]) -> str:
-    """In words by how much, or "". Fewer lines and no more tokens (joined lines are not simpler), or fewer keys; and
+    """In words by how much, or "". Fewer lines and fewer tokens (joined lines are not simpler), or fewer keys; and
     nothing may grow."""
     try:
         (lines, tokens, keys), (had_lines, had_tokens, had_keys) = size(after), size(before)

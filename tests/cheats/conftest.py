@@ -8,7 +8,6 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,34 +16,27 @@ from autoresearch.data.prepared import Prepared
 from tests.cheats.cheats import Ended
 from tests.cheats.edits import Edit, write
 from tests.harness.tiny import comes_true, ours_below
-from tests.loop.conftest import BUDGET_S, TAG, Place, begin, make_clone, result_of, text
-
-__all__ = ["text"]
+from tests.loop.conftest import TAG, Place, result_of
 
 Attempt = Callable[..., Ended]
 
 
 @pytest.fixture(scope="session")
-def study(text: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Place]:
-    """The study of a backend, begun when it is first asked for."""
-    @cache
-    def made(backend: str) -> Place:
-        whole = Place(make_clone(tmp_path_factory.mktemp(backend)), text)
-        begin(whole, backend, BUDGET_S)
-        whole.ar("loop", "--tag", TAG, "--experiments", "0", "--verify-seeds", "0")
-        return whole
-
-    return made
+def text(shared_text: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """In a cache of its own: with a layer off, a cheat may write there."""
+    cache = tmp_path_factory.mktemp("cheats")
+    shutil.copytree(shared_text.root.parent, cache / "data")
+    return replace(shared_text, root=cache / "data" / shared_text.name)
 
 
 @pytest.fixture
-def copy_of(study: Callable[[str], Place], tmp_path: Path) -> Iterator[Callable[[str], Place]]:
+def copy_of(shared_study: Callable[[str], Place], text: Prepared, tmp_path: Path) -> Iterator[Callable[[str], Place]]:
     """A copy of a backend's study; no process of it is left afterwards."""
     made: list[Place] = []
 
     def copied(backend: str) -> Place:
-        place = Place(tmp_path / f"clone{len(made)}", study(backend).text)
-        shutil.copytree(study(backend).clone, place.clone, symlinks=True)
+        place = Place(tmp_path / f"clone{len(made)}", text)
+        shutil.copytree(shared_study(backend).clone, place.clone, symlinks=True)
         made.append(place)
         return place
 

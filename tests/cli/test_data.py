@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,16 +29,26 @@ ROOT = Path(__file__).resolve().parents[2]
 STEERING = "red \x1b[31m and \x9b31m back \u202e wards\n".encode()
 
 
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two texts, and a cache with a set of each, the second one current."""
+    folder = tmp_path_factory.mktemp("pristine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTORESEARCH_CACHE", str(folder / "cache"))
+        for seed, name in enumerate(("novel", "letters")):
+            text = folder / f"{name}.txt"
+            text.write_bytes(STEERING + made_text(30_000, seed))
+            prepare.prepare(corpus.text([text]), name, ("byte",))
+    return folder
+
+
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two sets, the second one current, in a cache of this test; the current folder is in no clone."""
+def cache(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that cache; the current folder is in no clone."""
+    shutil.copytree(pristine, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    for seed, name in enumerate(("novel", "letters")):
-        text = tmp_path / f"{name}.txt"
-        text.write_bytes(STEERING + made_text(30_000, seed))
-        prepare.prepare(corpus.text([text]), name, ("byte",))
     return tmp_path / "cache" / "data"
 
 

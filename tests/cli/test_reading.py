@@ -23,7 +23,7 @@ from autoresearch.harness.runner import Runner
 from autoresearch.paths import CANDIDATE
 from autoresearch.research.study import Study
 from backends.recipe import parse
-from tests.report.made import START, Made, night, repository
+from tests.report.made import START, Made, forty_ideas, repository
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +39,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Made]:
 
 @pytest.fixture(scope="module")
 def whole_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    made = night(Made.create(repository(tmp_path_factory.mktemp("night"))))
+    made = forty_ideas(tmp_path_factory.mktemp("night"))
     yield made
     made.study.close()
 
@@ -290,19 +290,20 @@ def test_the_window_begins_with_bos_and_slides() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Study, Prepared]]:
-    """A study whose baseline is a tiny model that learned the alphabet for a second."""
+    """A study whose baseline is a tiny model that learned the alphabet, by mlx: its processes start at once."""
     root = tmp_path_factory.mktemp("trained")
     text = root / "letters.txt"
     text.write_text("abcdefghijklmnopqrstuvwxyz – über\n" * 3000, encoding="utf-8")
     prepared = prepare.prepare(corpus.text([text], None), "letters", ("byte",)).prepared
     code = {p.name: p.read_bytes() for p in (ROOT / CANDIDATE).glob("*.py")}
-    made = Made.create(repository(root / "clone", code), data_root=str(prepared.root), data_digest=prepared.digest)
+    made = Made.create(repository(root / "clone", code), backend="mlx",
+                       data_root=str(prepared.root), data_digest=prepared.digest)
     made.baseline(2.4)
     study = made.study
     trial = study.ledger.experiment(0).trials[0]
-    runner = Runner(prepared, "cpu", root / "compiled")
+    runner = Runner(prepared, "mlx", root / "compiled")
     candidate = code | {"recipe.toml": START.encode()}
-    outcome = runner.train(candidate, parse(START), 1, study.trials / str(trial.id), budget_s=1.5)
+    outcome = runner.train(candidate, parse(START), 1, study.trials / str(trial.id), None, steps=120)
     assert outcome.status == "ok", outcome.reason + outcome.log_tail
     yield study, prepared
     study.close()
@@ -314,7 +315,7 @@ def test_the_champion_goes_on_from_a_prompt(trained: tuple[Study, Prepared]) -> 
         b"".join(sample.generate(champion, b"abcdefgh", sample.Options(40, heat, seed=seed)))
         for heat, seed in ((0.8, 1), (3.0, 1), (3.0, 2)))
     assert len(text) == 40  # a byte a token
-    assert text.startswith(b"i"), "a second of training is enough to know what follows h"
+    assert text.startswith(b"i"), "120 steps are enough to know what follows h"
     assert hot != other
 
 
@@ -364,7 +365,7 @@ def test_the_report_has_a_sample_of_the_model(trained: tuple[Study, Prepared], m
 
 def test_a_model_that_fails_is_a_sentence(trained: tuple[Study, Prepared]) -> None:
     model = models.of_experiment(trained[0], 0)
-    broken = replace(model.about, code=model.about.code | {"torch_model.py": "raise RuntimeError('not today')"})
+    broken = replace(model.about, code=model.about.code | {"mlx_model.py": "raise RuntimeError('not today')"})
     with pytest.raises(UserError, match="the model of the baseline of mar8 can't be run"):
         list(sample.generate(replace(model, about=broken), b"abc"))
 

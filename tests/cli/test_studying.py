@@ -54,6 +54,24 @@ def test_where_the_machine_can_not_train_it_no_study_is_left_behind(tmp_path: Pa
     assert "x1" not in subprocess.run(["git", "branch", "-a"], cwd=clone, capture_output=True, text=True).stdout
 
 
+def test_the_demo_is_gone_on_with_only_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    clone, began = repository(tmp_path), list[str]()
+    text = SimpleNamespace(name="letters", digest="d", root=tmp_path)
+    monkeypatch.chdir(clone)
+    monkeypatch.setattr(studying.prepared, "current", lambda: text)
+    monkeypatch.setattr(Study, "text", lambda study: text)
+    monkeypatch.setattr(studying, "_begin", lambda clone, tag, wanted, say: began.append(tag))
+    Study.create(clone, "demo", facts={"plan": {}, "budget_s": 8.0}).close()
+    begin_or_continue(Wanted(), TerminalView())
+    assert len(began) == 1 and began != ["demo"], "its eight seconds a trial are no night"
+    begin_or_continue(Wanted("demo"), TerminalView())[0].close()
+    assert "continuing study demo on letters, 8 s a trial" in capsys.readouterr().err
+    Study.create(clone, "mar8", facts={"plan": {}, "budget_s": 300.0}).close()
+    begin_or_continue(Wanted(), TerminalView())[0].close()
+    assert "continuing study mar8 on letters, 300 s a trial" in capsys.readouterr().err and len(began) == 1
+
+
 @pytest.mark.parametrize("verb", ["loop", "train", "replay", "promote"])
 def test_a_budget_that_is_no_number_says_what_is_wanted(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--depth", "2"] if verb == "promote" else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
 from collections.abc import Iterator
@@ -67,15 +68,24 @@ def made(tmp_path: Path) -> Iterator[Made]:
     made.study.close()
 
 
-@pytest.fixture
-def server(made: Made) -> Iterator[Dashboard]:
+@contextlib.contextmanager
+def serving(made: Made) -> Iterator[Dashboard]:
+    """Its dashboard, in a thread."""
     server = Dashboard(made.study.clone, made.study.tag)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def server(made: Made) -> Iterator[Dashboard]:
+    with serving(made) as server:
+        yield server
 
 
 @pytest.fixture

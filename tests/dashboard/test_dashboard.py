@@ -6,41 +6,63 @@ import http.client
 import json
 import socket
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from autoresearch.cli import run, shell
-from autoresearch.dashboard.server import FORM_BYTES, STREAMS, Dashboard
+from autoresearch.dashboard.server import FORM_BYTES, STREAMS
 from autoresearch.records import Point
 from autoresearch.research.events import Teller
-from tests.dashboard.conftest import Person
-from tests.report.made import Made, night
+from tests.dashboard.conftest import Person, serving
+from tests.report.made import Made, forty_ideas, repository
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\" onmouseover='alert(3)' \u202e javascript:alert(4)"
 PAGES = ("/", "/?verdict=keep", "/experiment/1", "/steer")
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
+    """Looks at a baseline, a keep and a crash, and changes nothing."""
+    made = Made.create(repository(tmp_path_factory.mktemp("three")))
+    made.baseline(2.4, 2.41)
+    made.idea("keep", 2.3, "Sharper attention", changes={"model.qk_scale": 1.2})
+    made.idea("crash", None, "Wider", "out of memory", log_tail="Traceback\nRuntimeError: out of memory")
+    with made.study, serving(made) as server:
+        yield Person(server).come_in()
+
+
+@pytest.fixture(scope="module")
+def night_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
+    """The same of forty ideas."""
+    made = forty_ideas(tmp_path_factory.mktemp("night"))
+    with made.study, serving(made) as server:
+        yield Person(server).come_in()
 
 
 # Who gets in
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/events", "/style.css", "/app.js", "/?token=wrong", "/nowhere"])
-def test_nothing_is_shown_without_the_token(path: str, server: Dashboard) -> None:
+def test_nothing_is_shown_without_the_token(path: str, reader: Person) -> None:
+    server = reader.server
     for stranger in (Person(server), Person(server, f"{server.cookie}=wrong"), Person(server, "other=x; ;=;")):
         answer = stranger.ask("GET", path)
         assert (answer.status, "Set-Cookie" in answer.headers) == (403, False)
         assert "mar8" not in answer.body
 
 
-def test_the_token_becomes_a_cookie_that_other_sites_cannot_use(server: Dashboard) -> None:
+def test_the_token_becomes_a_cookie_that_other_sites_cannot_use(reader: Person) -> None:
+    server = reader.server
     answer = Person(server).ask("GET", f"/?token={server.token}")
     assert answer.headers["Set-Cookie"] == f"{server.cookie}={server.token}; Path=/; HttpOnly; SameSite=Strict"
     assert answer.headers["Location"] == "/" and answer.body == ""
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", ""])
-def test_another_host_name_is_refused_whoever_asks(host: str, person: Person) -> None:
+def test_another_host_name_is_refused_whoever_asks(host: str, reader: Person) -> None:
     """A page elsewhere whose name was made to point at this machine is not the dashboard."""
-    answer = person.ask("GET", "/", Host=host.format(port=person.server.port))
+    answer = reader.ask("GET", "/", Host=host.format(port=reader.server.port))
     assert answer.status == 421 and "mar8" not in answer.body
 
 
@@ -52,15 +74,13 @@ def test_a_form_counts_only_from_a_page_of_ours(person: Person, made: Made) -> N
     assert not (made.study.worktree / "guidance.md").exists()
 
 
-def test_it_listens_on_loopback_only(server: Dashboard) -> None:
-    assert server.socket.getsockname()[0] == "127.0.0.1"
+def test_it_listens_on_loopback_only(reader: Person) -> None:
+    assert reader.server.socket.getsockname()[0] == "127.0.0.1"
 
 
 @pytest.mark.parametrize("path", [*PAGES, "/style.css", "/app.js", "/nowhere"])
-def test_every_answer_has_strict_headers(path: str, person: Person, made: Made) -> None:
-    made.baseline(2.4, 2.41)
-    made.idea("keep", 2.3)
-    headers = person.ask("GET", path).headers
+def test_every_answer_has_strict_headers(path: str, reader: Person) -> None:
+    headers = reader.ask("GET", path).headers
     policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
     assert policy["default-src"] == "'none'" and policy["frame-ancestors"] == "'none'"
     assert all("unsafe" not in sources and "http" not in sources for sources in policy.values())
@@ -71,9 +91,8 @@ def test_every_answer_has_strict_headers(path: str, person: Person, made: Made) 
 # What it shows
 
 
-def test_the_overview_has_every_experiment_newest_first(person: Person, made: Made) -> None:
-    night(made)
-    page = person.get("/")
+def test_the_overview_has_every_experiment_newest_first(night_reader: Person) -> None:
+    page = night_reader.get("/")
     assert page.one("h1").words == "2.310 → 2.144 bits per byte, 7.2% lower"
     rows = [row for row in page.one("div", id="attempts").rows() if row[0].isdigit()]
     assert [int(row[0]) for row in rows] == list(range(40, -1, -1))
@@ -86,16 +105,13 @@ def test_the_overview_has_every_experiment_newest_first(person: Person, made: Ma
 @pytest.mark.parametrize(("query", "expected"), [
     ("verdict=keep", {1, 2, 6, 9, 18, 26, 35}), ("verdict=crash", {5}), ("q=softcap", {35}), ("q=OPTIM.MATRIX", {6, 7}),
     ("verdict=keep&q=half", {1, 2}), ("verdict=keep&q=zebra", set()), ("verdict=nonsense", set())])
-def test_filters_leave_what_matches(query: str, expected: set[int], person: Person, made: Made) -> None:
-    night(made)
-    rows = person.get(f"/?{query}").one("div", id="attempts").rows()
+def test_filters_leave_what_matches(query: str, expected: set[int], night_reader: Person) -> None:
+    rows = night_reader.get(f"/?{query}").one("div", id="attempts").rows()
     assert {int(row[0]) for row in rows if row[0].isdigit()} == expected
 
 
-def test_an_experiment_has_its_diff_its_pairs_and_its_curve(person: Person, made: Made) -> None:
-    made.baseline(2.4, 2.41)
-    made.idea("keep", 2.3, "Sharper attention", changes={"model.qk_scale": 1.2})
-    page = person.get("/experiment/1")
+def test_an_experiment_has_its_diff_its_pairs_and_its_curve(reader: Person) -> None:
+    page = reader.get("/experiment/1")
     assert page.one("h1").words == "#1 Sharper attention"
     assert "+qk_scale = 1.2" in [span.words for span in page.all("span", **{"class": "add"})]
     assert ["1, screening", "2.3000", "2.4000", "−0.1000"] in page.rows()
@@ -103,18 +119,15 @@ def test_an_experiment_has_its_diff_its_pairs_and_its_curve(person: Person, made
     assert page.one("a", rel="prev").attributes["href"] == "/experiment/0"
 
 
-def test_a_failure_shows_the_end_of_its_log(person: Person, made: Made) -> None:
-    made.baseline(2.4, 2.41)
-    made.idea("crash", None, "Wider", "out of memory", log_tail="Traceback\nRuntimeError: out of memory")
-    page = person.get("/experiment/1")
+def test_a_failure_shows_the_end_of_its_log(reader: Person) -> None:
+    page = reader.get("/experiment/2")
     assert "RuntimeError: out of memory" in page.all("pre")[-1].text
 
 
 @pytest.mark.parametrize("path", ["/experiment/7", "/experiment/x", "/experiment/-1", "/experiment/9999999999999999999",
                                   "/experiment/", "/../etc/passwd", "/templates/page.html", "/%00"])
-def test_what_is_not_there_is_a_sentence(path: str, person: Person, made: Made) -> None:
-    made.baseline(2.4, 2.41)
-    answer = person.ask("GET", path)
+def test_what_is_not_there_is_a_sentence(path: str, reader: Person) -> None:
+    answer = reader.ask("GET", path)
     assert answer.status == 404
     assert answer.page.one("h1").words
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from autoresearch.data.spool import Spool, fill
 SYLLABLES = "ka lo mi ren to shi bra pel un dor est vi quo né 東 京 дом 🙂 ing er st".split()
 
 
+@functools.lru_cache(64)
 def made_text(size: int, seed: int = 0) -> bytes:
     """`size` bytes or a little more: lines and paragraphs of made-up words, some numbers, some emoji."""
     rng = np.random.default_rng(seed)

@@ -250,9 +250,10 @@ class Bent:
 
 
 def observed(bend: Callable[[Bent], None], counted: Callable[[], Counters] = sensors.counters,
-             seen: Callable[[], Sample] = sensors.sample, seconds: float = 0.6) -> Conditions:
+             seen: Callable[[], Sample] = sensors.sample, seconds: float = 0.05) -> Conditions:
     clock = Bent()
     observer = Observer(os.getpid(), clock, counted, seen)
+    assert comes_true(lambda: observer._samples, 10)  # it looks from now on, whatever its first sample took
     time.sleep(seconds)
     bend(clock)
     time.sleep(seconds)
@@ -263,22 +264,24 @@ def observed(bend: Callable[[Bent], None], counted: Callable[[], Counters] = sen
 def test_sleep_a_clock_that_is_set_and_a_halt_of_our_own_are_told_apart() -> None:
     assert "slept for 30 s" in unfair(observed(lambda c: vars(c).update(boot_s=30.0)), busy_ok=True)
     assert "set back by 90 s" in unfair(observed(lambda c: vars(c).update(wall_s=-90.0)), busy_ok=True)
-    assert "stopped for" in unfair(observed(lambda c: vars(c).update(steady_s=20.0)), busy_ok=True)
+    assert "stopped for" in unfair(observed(lambda c: vars(c).update(steady_s=20.0), seconds=0.4), busy_ok=True)
 
 
 def test_a_change_of_power_supply_in_the_middle_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     supply = [False]
     monkeypatch.setattr(conditions, "SAMPLE_EVERY", 1)
+    monkeypatch.setattr(conditions, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(sensors, "on_battery", lambda: supply[0])
-    assert "power supply changed" in unfair(observed(lambda c: supply.__setitem__(0, True)), busy_ok=True)
+    assert "power supply changed" in unfair(observed(lambda c: supply.__setitem__(0, True), seconds=0.2), busy_ok=True)
 
 
 def test_heat_during_a_trial_is_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conditions, "SAMPLE_EVERY", 1)
+    monkeypatch.setattr(conditions, "LOOK_EVERY_S", 0.05)
     heat: list[str] = []
-    seen = observed(lambda c: heat.append("too hot"), seen=lambda: Sample(2000.0, None, 70.0, tuple(heat)))
+    seen = observed(lambda c: heat.append("too hot"), seen=lambda: Sample(2000.0, None, 70.0, tuple(heat)), seconds=0.3)
     assert seen.limited == "too hot" and 0.2 < (seen.limited_frac or 0) < 0.8 and seen.cpu_mhz == 2000.0
-    cool = observed(lambda c: None, seen=lambda: Sample(2000.0, None, 50.0, ()), seconds=0.2)
+    cool = observed(lambda c: None, seen=lambda: Sample(2000.0, None, 50.0, ()))
     assert "too hot" in unfair(replace(seen, outside_cores=None), [replace(cool, outside_cores=None)] * 3)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -128,6 +129,13 @@ def test_a_later_process_with_the_number_of_one_of_ours_is_a_strangers(monkeypat
         (tmp_path / "said").write_text(ours + left_the_group)
         members.append([p.pid for p in whole.members()])
     assert members == [[70, 77], [70, 77], [70]]
+
+
+def test_a_process_that_is_stopped_acts_on_its_term_and_costs_no_grace() -> None:
+    process = launch.register(subprocess.Popen(["sleep", "60"], start_new_session=True))
+    process.send_signal(signal.SIGSTOP)
+    launch.end(process, grace_s=10)
+    assert process.returncode == -signal.SIGTERM, "and not by the KILL that follows"
 
 
 def test_a_process_that_can_not_be_ended_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

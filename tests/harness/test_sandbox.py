@@ -24,7 +24,7 @@ from autoresearch.harness.watch import Watch
 from tests.harness.tiny import comes_true
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="by Linux's means")
-VERSIONS = range(1, landlock.version() + 1)
+ELDER = range(1, landlock.version())  # the newest is tried below as it is
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,8 +61,8 @@ def test_the_same_attempts_work_without_the_sandbox(outside: dict[str, Tried], i
 
 
 @linux
-@pytest.mark.parametrize("version", VERSIONS)
-def test_every_version_of_landlock_refuses_the_same(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", ELDER)
+def test_every_elder_version_of_landlock_refuses_the_same(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an elder kernel's Landlock leaves open, seccomp closes."""
     monkeypatch.setattr(landlock, "version", lambda: version)
     assert [t.name for t in self_check() if not t.refused] == []

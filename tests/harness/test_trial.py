@@ -114,7 +114,7 @@ def test_the_gpt2_preset_trains_and_is_scored_and_audited(mlx: Runner, tmp_path:
     assert mlx.audit(honest(), recipe, tmp_path, outcome.weights, "val", 32, "float32")
 
 
-@pytest.mark.parametrize("backend", ["cpu", pytest.param("mlx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["mlx", pytest.param("cpu", marks=pytest.mark.slow)])
 def test_a_seed_decides_every_bit_of_a_run_and_another_seed_is_another_run(
         backend: str, text: Prepared, caches: Path, tmp_path: Path) -> None:
     runs = Runner(text, backend, caches)
@@ -130,11 +130,11 @@ def test_a_seed_decides_every_bit_of_a_run_and_another_seed_is_another_run(
 
 def test_a_budget_is_kept_and_begins_after_the_warm_up(mlx: Runner, tmp_path: Path) -> None:
     heard: list[str] = []
-    slow_to_warm_up = with_code(LOSS, "if len(_calls) <= 3: time.sleep(0.5)")
-    outcome = mlx.train(slow_to_warm_up, tiny_recipe(), 1, tmp_path, 2.0, listen=lambda m: heard.append(m["event"]))
+    slow_to_warm_up = with_code(LOSS, "if len(_calls) <= 3: time.sleep(0.4)")
+    outcome = mlx.train(slow_to_warm_up, tiny_recipe(), 1, tmp_path, 1.0, listen=lambda m: heard.append(m["event"]))
     assert outcome.status == "ok", outcome.reason
-    assert outcome.facts["warmup_s"] > 1.5
-    assert 0.5 < outcome.train_s <= 3.0
+    assert outcome.facts["warmup_s"] > 1.2
+    assert 0.5 < outcome.train_s <= 2.0
     assert outcome.steps > 1 and outcome.tokens == outcome.steps * 512
     assert outcome.total_s > outcome.train_s + outcome.facts["warmup_s"]
     assert heard[:2] == ["loaded", "ready"] and heard[-1] == "done"
@@ -144,7 +144,7 @@ def test_a_budget_is_kept_and_begins_after_the_warm_up(mlx: Runner, tmp_path: Pa
     dev = [p for p in points if p.dev_bpb is not None]
     assert dev and all(0.5 < p.dev_bpb < 20 for p in dev)
     assert outcome.facts["precision"] == "float32" and outcome.params > 10_000 and outcome.peak_memory_bytes > 10_000
-    assert outcome.utilisation is None or 0 < outcome.utilisation < 1
+    assert outcome.utilisation is not None and 0 < outcome.utilisation < 1
 
 
 RUINED = "lr_multiplier(recipe, progress) * (1.0 if progress < 0.5 else -1.0)"  # uphill from half-way on
@@ -167,9 +167,9 @@ def test_the_weights_of_the_best_dev_measurement_are_saved_where_the_recipe_says
 
 
 def test_keeping_the_best_weights_stays_within_the_budget(mlx: Runner, tmp_path: Path) -> None:
-    outcome = mlx.train(honest(), tiny_recipe(schedule__keep_best_dev=True), 1, tmp_path, 2.0)
+    outcome = mlx.train(honest(), tiny_recipe(schedule__keep_best_dev=True), 1, tmp_path, 1.0)
     assert outcome.status == "ok", outcome.reason
-    assert outcome.curve[-1].dev_bpb is not None and outcome.train_s < 3.0
+    assert outcome.curve[-1].dev_bpb is not None and outcome.train_s < 2.0
 
 
 def test_training_learns(trained: Outcome) -> None:
@@ -212,9 +212,16 @@ def test_a_study_trains_on_its_own_shards_and_encodes_those_that_a_tokenizer_lac
             seen.append([Path(shard).name for shard in job.shards])
             return job
 
-    for i, shards in enumerate((None, 3, 2)):
-        runner = Watched(few, "mlx", caches, shards)
-        assert runner.train(honest(), tiny_recipe(), 1, tmp_path / str(i), None, steps=1).status == "ok"
+    def told(shards: int | None) -> None:
+        """What the feeder of a trial would be told."""
+        shape = RingShape(rows=8, dev_rows=3, seq_len=64)
+        with plumbing(shape) as pipes:
+            Watched(few, "mlx", caches, shards)._feeder_job(tiny_recipe(), 1, shape, pipes, lambda m: None)
+
+    told(None)
+    trained = Watched(few, "mlx", caches, 3).train(honest(), tiny_recipe(), 1, tmp_path / "trained", None, steps=1)
+    assert trained.status == "ok", trained.reason
+    told(2)
     files = [f"train-{shard:04}.byte.tokens" for shard in range(3)]
     assert seen == [files[:1], files[:3], files[:2]]
     assert len(prepared.load(few.root).tokens("train", "byte")) == 3

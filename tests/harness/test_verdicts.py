@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -34,9 +36,10 @@ def with_code(place: str, code: str) -> dict[str, bytes]:
     return files | {"mlx_model.py": model.replace(first, first + HEADER, 1).encode()}
 
 
-def train(mlx: Runner, folder: Path, code: str, budget_s: float | None = None, steps: int | None = 12) -> Outcome:
+def train(mlx: Runner, folder: Path, code: str, budget_s: float | None = None, steps: int | None = 12,
+          listen: supervise.Listener = lambda m: None) -> Outcome:
     """A short run of a candidate that does something before each loss. Its processes are gone when it returns."""
-    outcome = mlx.train(with_code(LOSS, code), tiny_recipe(), 1, folder, budget_s, steps)
+    outcome = mlx.train(with_code(LOSS, code), tiny_recipe(), 1, folder, budget_s, steps, listen)
     assert comes_true(lambda: not ours_below(folder), 2), ours_below(folder)
     return outcome
 
@@ -104,10 +107,22 @@ def test_a_candidate_that_does_not_stop_is_stopped(mlx: Runner, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("budget_s", [None, 300.0])
+def test_silence_ends_a_trial_with_a_budget_and_without(tmp_path: Path, budget_s: float | None) -> None:
+    class Silent:
+        def receive(self, timeout_s: float | None) -> None:
+            assert timeout_s is not None and 0 < timeout_s <= supervise.SILENT_S
+
+    supervised = supervise.Supervised(Silent(), None, tmp_path, tmp_path, budget_s, 1.0, 0, lambda m: None)
+    with pytest.raises(TrialFailed, match="no sign of life") as failed:
+        supervised._until_stopped(time.monotonic(), Outcome(facts={"warmup_s": 1.0}), None)
+    assert (failed.value.status, failed.value.cause) == ("crash", "machine")
+
+
 def test_a_trial_that_gives_no_sign_of_life_has_crashed_long_before_its_time_is_over(
-        mlx: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget_s: float | None) -> None:
+        mlx: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervise, "SILENT_S", 0.5)
-    outcome = train(mlx, tmp_path, "if len(_calls) > 8: time.sleep(600)", budget_s, None if budget_s else 12)
+    monkeypatch.setattr(supervise, "SLOWER", 2.0)
+    outcome = train(mlx, tmp_path, "if len(_calls) > 8: time.sleep(600)", 300.0, None)
     assert (outcome.status, outcome.cause) == ("crash", "machine"), outcome.reason
     assert "no sign of life" in outcome.reason and outcome.total_s < 30
 
@@ -162,7 +177,7 @@ def test_diagnostics_are_finite_numbers_or_left_out(mlx: Runner, tmp_path: Path)
     facts = {"a\x1b[31m": 1.5, "b": "words", "c": [1], "d": True, "e": float("inf"), "f": float("nan")}
     lies = '{"event": "stopped", "step": 1, "train_nats": 1}\n{"event": "saved"}\n' + json.dumps(
         {"event": "done", "params": 1, "peak_memory_bytes": 1, "diagnostics": facts})
-    outcome = train(mlx, tmp_path, f"if {TRAINING}: open('weights.safetensors', 'w'); _tell({lies!r}); time.sleep(9)")
+    outcome = train(mlx, tmp_path, f"if {TRAINING}: open('weights.safetensors', 'w'); _tell({lies!r}); os._exit(0)")
     assert outcome.facts["diagnostics"] == {"a": 1.5}
 
 
@@ -210,35 +225,50 @@ def test_a_feeder_that_can_not_read_its_text_is_named(mlx: Runner, tmp_path: Pat
 
 
 LATE_FEEDER = """
-import time
+import os, sys, time
 from autoresearch.harness import feeder
-rows = feeder.training_rows
-feeder.training_rows = lambda *given: time.sleep(4) or rows(*given)
+rows, supervisor, may_begin = feeder.training_rows, os.getppid(), sys.argv.pop()
+def late(*given):
+    while not os.path.exists(may_begin) and os.getppid() == supervisor:
+        time.sleep(0.02)
+    return rows(*given)
+feeder.training_rows = late
 feeder.main()
 """
 
 
 @pytest.fixture
-def late_feeder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A feeder that has to shuffle for longer than a trial warms up."""
-    trusted = launch.trusted
+def late_feeder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A feeder that does not begin to shuffle before this file is there."""
+    trusted, may_begin = launch.trusted, tmp_path / "may begin"
 
     def started(module: str, *arguments: str, descriptors: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
         if module != "feeder":
             return trusted(module, *arguments, descriptors=descriptors)
         return launch.register(subprocess.Popen(
-            [sys.executable, "-c", LATE_FEEDER, *arguments], pass_fds=descriptors, start_new_session=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+            [sys.executable, "-c", LATE_FEEDER, *arguments, str(may_begin)], pass_fds=descriptors,
+            start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
 
     monkeypatch.setattr(launch, "trusted", started)
+    return may_begin
 
 
-@pytest.mark.usefixtures("late_feeder")
-def test_the_clock_starts_when_the_feeder_has_shuffled(mlx: Runner, tmp_path: Path) -> None:
-    outcome = train(mlx, tmp_path, "", steps=3)
+def test_the_clock_starts_when_the_feeder_has_shuffled(mlx: Runner, tmp_path: Path, late_feeder: Path) -> None:
+    shuffled, began = list[float](), list[float]()
+
+    def shuffle() -> None:
+        shuffled.append(time.monotonic())
+        late_feeder.touch()
+
+    def listen(message: dict) -> None:
+        if message["event"] == "ready":  # the trial has warmed up
+            threading.Timer(0.3, shuffle).start()
+        elif message["event"] == "step":
+            began.append(time.monotonic() - message["point"].elapsed_s)
+
+    outcome = train(mlx, tmp_path, "", steps=3, listen=listen)
     assert outcome.status == "ok" and outcome.steps == 3, outcome.reason
-    assert outcome.facts["warmup_s"] < 3, "else the feeder was not late"
-    assert outcome.train_s < 1
+    assert min(began) >= shuffled[0]
 
 
 @pytest.mark.usefixtures("late_feeder")

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch.cli import run, shell
 from autoresearch.data.prepared import Prepared
 from autoresearch.harness import assemble
 from autoresearch.records import Experiment
 from autoresearch.research.study import Study
-from tests.harness.tiny import RECIPE, ROOT, comes_true, ours_below, small_text
+from tests.harness.tiny import RECIPE, ROOT, comes_true, ours_below
 
 TAG = "mar8"
 BUDGET_S = 1.0
@@ -156,16 +157,18 @@ def begin(place: Place, backend: str, budget_s: float) -> None:
 
 
 @pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return small_text(tmp_path_factory.mktemp("cache"), 80_000)
+def text(shared_text: Prepared) -> Prepared:
+    return shared_text
 
 
 @pytest.fixture(scope="session")
-def shared_place(text: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def shared_place(shared_study: Callable[[str], Place], text: Prepared,
+                 tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A clone with a study that has its baseline. Tests share it, each adds experiments of its own."""
-    place = Place(make_clone(tmp_path_factory.mktemp("clone")), text)
-    begin(place, "mlx", BUDGET_S)
-    place.ar("loop", "--tag", TAG, "--experiments", "0", "--verify-seeds", "0")
+    place = Place(tmp_path_factory.mktemp("shared") / "clone", text)
+    shutil.copytree(shared_study("mlx").clone, place.clone, symlinks=True)
+    with Study.open(place.clone, TAG) as study, study.lock():
+        study.reconcile()  # the copied worktree still leads to the repository that it was copied from
     return place
 
 
@@ -176,6 +179,20 @@ def place(shared_place: Place) -> Iterator[Place]:
     yield shared_place
     assert shared_place.checkout() == before
     assert comes_true(lambda: not ours_below(shared_place.root), 3), ours_below(shared_place.root)
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """refused(place, *args): what `ar` says as it fails, run in this process. For what fails before anything trains."""
+    def said(place: Place, *args: str, code: int = 1) -> str:
+        monkeypatch.chdir(place.clone)
+        monkeypatch.setenv("AUTORESEARCH_CACHE", str(place.text.root.parents[1]))
+        assert run(shell.command, args, "ar") == code
+        printed = capsys.readouterr()
+        assert printed.out == "" and "Traceback" not in printed.err, printed
+        return printed.err
+
+    return said
 
 
 def result_of(done: Command) -> dict:

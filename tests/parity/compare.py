@@ -58,7 +58,7 @@ GPT2: dict[str, Any] = {k: v for k, v in load(preset_file("gpt2")).flat().items(
                         if k not in BASE or k.startswith("schedule.") or k.endswith("_lr")} | {
                             "init.matrix_std": 0.0, "init.matrix_scale": 0.32}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "modern": {},
+    "defaults": {},
     "windows": WINDOWS,
     "grouped heads": {"model.kv_heads": 2, "model.head_dim": 8},
     "no value embeddings": {"model.value_embeds": "none"},
@@ -105,10 +105,14 @@ class Problem:
     long_BT: np.ndarray  # twice the training context, where positions are not learned
 
 
-@cache
 def problem(variant: str, trained: bool = True, seed: int = 0) -> Problem:
     """`trained`: weights with nothing at zero. From the real initial weights most gradients are exactly
     zero on the first step, which hides bugs, and those of the lambdas are rounding noise."""
+    return _problem(variant, trained, seed)
+
+
+@cache  # by position, so that a default that is spelt out is the same key
+def _problem(variant: str, trained: bool, seed: int) -> Problem:
     recipe = Recipe().replace(BASE | VARIANTS[variant])
     spec, rng = GPTSpec.of(recipe, VOCAB), np.random.default_rng(seed)
     weights = params.initial(recipe, spec, rng)
@@ -195,8 +199,12 @@ def curve_of(backend: Backend, state: Any, p: Problem, steps: int, start: int = 
     return [float(backend.step(state, p.batches[i], (i + 0.5) / CURVE_STEPS)) for i in range(start, steps)]
 
 
-@cache
 def oracle(variant: str, steps: int, trained: bool = True, seed: int = 0) -> Facts:
+    return _oracle(variant, steps, trained, seed)
+
+
+@cache
+def _oracle(variant: str, steps: int, trained: bool, seed: int) -> Facts:
     return torch_facts(problem(variant, trained, seed), steps)
 
 

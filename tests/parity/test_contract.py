@@ -20,7 +20,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture
 def p() -> compare.Problem:
-    return compare.problem("modern")
+    return compare.problem("defaults")
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_loss_is_the_cross_entropy_of_the_logits(backend: Backend, p: compare.Pr
     assert backend.loss(state, batch) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["modern", "gradient accumulation"])
+@pytest.mark.parametrize("variant", ["defaults", "gradient accumulation"])
 def test_a_step_returns_the_loss_before_its_update(backend: Backend, variant: str) -> None:
     p = compare.problem(variant)
     state = backend.init(p.recipe, compare.VOCAB, dict(p.weights))
@@ -110,7 +110,7 @@ def test_a_step_returns_the_loss_before_its_update(backend: Backend, variant: st
 
 
 def test_micro_batches_change_the_memory_and_not_the_result(backend: Backend) -> None:
-    whole, parts = compare.problem("modern"), compare.problem("gradient accumulation")
+    whole, parts = compare.problem("defaults"), compare.problem("gradient accumulation")
     assert whole.recipe.micro_rows > parts.recipe.micro_rows
     moved = []
     for p in (whole, parts):
@@ -138,7 +138,7 @@ def test_the_same_start_and_text_give_the_same_run(backend: Backend, p: compare.
 
 
 def test_the_seed_of_the_weights_decides_the_run(backend: Backend, p: compare.Problem) -> None:
-    states = [backend.init(p.recipe, compare.VOCAB, dict(compare.problem("modern", seed=s).weights)) for s in (0, 1)]
+    states = [backend.init(p.recipe, compare.VOCAB, dict(compare.problem("defaults", seed=s).weights)) for s in (0, 1)]
     first, other = (compare.curve_of(backend, state, p, 2) for state in states)
     assert first != other
 
@@ -169,7 +169,7 @@ def test_memory_and_speed_are_measured(backend: Backend, p: compare.Problem, sta
 
 
 def test_diagnostics_are_the_true_sizes_per_role(backend: Backend, p: compare.Problem, state: Any) -> None:
-    found, oracle = backend.diagnostics(state, p.batches[0]), compare.oracle("modern", 1)
+    found, oracle = backend.diagnostics(state, p.batches[0]), compare.oracle("defaults", 1)
     roles = params.roles(p.spec)
     expected = {f"{what}_rms.{role}": np.sqrt(np.mean(np.concatenate(
                     [a.ravel() for name, a in arrays.items() if roles[name] == role]) ** 2))
@@ -200,7 +200,7 @@ def test_a_loss_of_any_number_of_rows_is_their_mean(backend: Backend) -> None:
 
 def test_a_token_that_is_everywhere_keeps_its_whole_gradient_in_bf16(backend: Backend) -> None:
     """Sums in bf16 stop growing at 256 times an addend."""
-    p = compare.problem("modern")
+    p = compare.problem("defaults")
     rng = np.random.default_rng(0)
     tokens = np.where(rng.random((32, 257)) < 0.9, 3, rng.integers(0, compare.VOCAB, (32, 257))).astype(np.int32)
     found = {}

@@ -71,7 +71,7 @@ def test_the_seed_decides_the_masks(backend: Any) -> None:
 
 
 def test_scoring_drops_nothing(backend: Any) -> None:
-    p = compare.problem("modern")
+    p = compare.problem("defaults")
     batch, seen = p.batches[0], []
     for share in (0.0, 0.5):
         state = backend.init(p.recipe.replace({"model.dropout": share}), compare.VOCAB, dict(p.weights))

@@ -35,7 +35,7 @@ def card(request: pytest.FixtureRequest, has_float16: None) -> Backend:
 
 
 def begun(card: Backend, precision: str, **changes: Any) -> tuple[compare.Problem, Any]:
-    p = compare.problem("modern")
+    p = compare.problem("defaults")
     recipe = p.recipe.replace({"runtime.precision": precision} | changes)
     return dataclasses.replace(p, recipe=recipe), card.init(recipe, compare.VOCAB, dict(p.weights))
 
@@ -78,7 +78,7 @@ def test_other_precisions_carry_no_scale(card: Backend) -> None:
 @pytest.mark.parametrize("name", compare.BACKENDS)
 def test_gradients_are_those_of_the_step(name: str) -> None:
     p = compare.problem("gradient accumulation")
-    backend, oracle = backends.load(name), compare.oracle("modern", 1)  # the same numbers in one batch
+    backend, oracle = backends.load(name), compare.oracle("defaults", 1)  # the same numbers in one batch
     loss, grads = backend.gradients(backend.init(p.recipe, compare.VOCAB, dict(p.weights)), p.batches[0])
     assert loss == pytest.approx(oracle.loss, abs=1e-5)
     for k, g in oracle.grads.items():

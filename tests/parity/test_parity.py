@@ -19,7 +19,7 @@ def test_it_equals_the_oracle(name: str, variant: str) -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize("variant", ["modern", "everything", "gpt2"])
+@pytest.mark.parametrize("variant", ["defaults", "everything", "gpt2"])
 def test_training_from_the_real_initial_weights_follows_the_oracle(name: str, variant: str) -> None:
     measured = compare.measure(variant, trained=False, name=name)
     assert compare.beyond({k: measured[k] for k in ("logits", "loss", "curve")}) == []
@@ -44,7 +44,7 @@ def test_the_variants_reach_what_they_are_named_for() -> None:
 
 def test_the_curve_learns() -> None:
     """A curve that stays where it began would agree whatever the update rule did."""
-    curve = compare.oracle("modern", compare.CURVE_STEPS, trained=False).curve
+    curve = compare.oracle("defaults", compare.CURVE_STEPS, trained=False).curve
     assert curve[-5:].mean() < curve[0] - 1
 
 

@@ -30,6 +30,7 @@ RECORDED = {  # last loss in nats per token; sha256 of all weights after it
     ("windows", "cpu"): (2.8034791946411133, "a2abd84d1991cb86"),
     ("windows", "mlx"): (2.803478240966797, "1fde5da702ca7bca"),
 }
+ELSEWHERE_NATS = 0.002  # the two frameworks, which share no kernel, are at most 5e-5 apart above
 INITIAL = {"default": "714353a07448e685", "windows": "cca5bc8274d2c099"}  # NumPy's, so the same everywhere
 
 
@@ -54,6 +55,6 @@ def test_the_default_recipe_trains_to_the_last_digit_as_before(recipe: str, name
               for i in range(20)]
     weights = digest(*(v.tobytes() for v in backend.weights(state).values()))
     loss, after = RECORDED[recipe, name]
-    assert losses[-1] == pytest.approx(loss, abs=0.01)
+    assert losses[-1] == pytest.approx(loss, abs=ELSEWHERE_NATS)
     if here() == RECORDED_ON:
         assert (losses[-1], weights) == (loss, after)

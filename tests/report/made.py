@@ -1,8 +1,17 @@
-"""Studies made by hand: a real repository and a real ledger, with trials that nobody ran."""
+"""Studies made by hand: a real repository and a real ledger, with trials that nobody ran.
+
+    repository    a clone with a candidate in it
+    Made          a study in one, and what it takes to add to it
+    night         forty ideas in a study; `forty_ideas`: in one of its own, to be read
+    copied        what took many git processes to make, from the second time on by copying its files
+"""
 
 from __future__ import annotations
 
+import functools
 import subprocess
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +21,7 @@ from autoresearch.records import BASELINE, Point, Score
 from autoresearch.research.study import Study
 from backends.recipe import edit, parse
 
+TAG = "mar8"
 RECIPE = f"{CANDIDATE}/recipe.toml"
 START = """# The recipe.
 [data]
@@ -35,14 +45,44 @@ FACTS = {"budget_s": 300.0, "backend": "cpu", "data_name": "letters", "data_dige
                                                     "precisions": ["float32"]}, "frozen_digest": "feedfacefeedface"}
 
 
+def copied(build: Callable[[Path], object], root: Path) -> Path:
+    """What `build` makes in an empty folder. It does so once in a process; that is copied to every `root`."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name, content in _files(build).items():
+        if content is None:
+            (root / name).mkdir(exist_ok=True)
+        else:
+            (root / name).write_bytes(content)
+    for pointer in root.glob("studies/*/worktree/.git"):  # what ties it to its repository are two absolute paths
+        ours = root.resolve() / ".git/worktrees" / Path(pointer.read_text().strip()).name
+        pointer.write_text(f"gitdir: {ours}\n")
+        (ours / "gitdir").write_text(f"{pointer.resolve()}\n")
+    return root
+
+
+@functools.cache
+def _files(build: Callable[[Path], object]) -> dict[str, bytes | None]:
+    """By path, folders (None) before what is in them."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        build(root)
+        return {str(p.relative_to(root)): None if p.is_dir() else p.read_bytes() for p in sorted(root.rglob("*"))}
+
+
 def repository(root: Path, files: dict[str, bytes] | None = None) -> Path:
     """A git repository with a candidate in it."""
+    if files is None and not (root.exists() and any(root.iterdir())):
+        return copied(_started, root)
+    return _started(root, files)
+
+
+def _started(root: Path, files: dict[str, bytes] | None = None) -> Path:
     folder = root / CANDIDATE
     folder.mkdir(parents=True)
     for name, content in ({"recipe.toml": START.encode()} | (files or {})).items():
         (folder / name).write_bytes(content)
-    git = ["git", "-C", str(root), "-c", "user.name=t", "-c", "user.email=t@localhost"]
-    for args in (["init", "--quiet"], ["add", "-A"], ["commit", "--quiet", "-m", "start"]):
+    git = ["git", "-C", str(root), "-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "maintenance.auto=false"]
+    for args in (["init", "--quiet", "--template="], ["add", "-A"], ["commit", "--quiet", "-m", "start"]):
         subprocess.run([*git, *args], check=True)
     return root
 
@@ -56,8 +96,13 @@ class Made:
     _best: dict[int, int] = field(default_factory=dict)  # seed -> trial of the incumbent
 
     @classmethod
-    def create(cls, clone: Path, tag: str = "mar8", **facts: Any) -> Made:
-        return cls(Study.create(clone, tag, facts=FACTS | facts))
+    def create(cls, clone: Path, tag: str = TAG, **facts: Any) -> Made:
+        if tag != TAG or not _is_as_it_started(clone):
+            return cls(Study.create(clone, tag, facts=FACTS | facts))
+        study = Study.open(copied(_begun, clone), tag)
+        for key, value in facts.items():
+            study.ledger.set_fact(key, value)
+        return cls(study)
 
     def baseline(self, *bpb: float) -> None:
         """With one seed for each score."""
@@ -113,6 +158,17 @@ class Made:
             self.trial(n, found, seed, "verify", "confirm")
 
 
+def _begun(root: Path) -> None:
+    Study.create(copied(_started, root), TAG, facts=FACTS).close()
+
+
+def _is_as_it_started(clone: Path) -> bool:
+    """Whether nothing was done in a copy of `_started` that a copy of `_begun` would undo."""
+    return not (clone / "studies").exists() and all(
+        (clone / name).is_file() and (clone / name).read_bytes() == content
+        for name, content in _files(_started).items() if content is not None)
+
+
 def score(bpb: float, split: str = "val") -> Score:
     size = 100_000
     return Score(split, bpb * 0.6931471805599453 * size, 40_000, size, 90_000, 400)
@@ -149,3 +205,12 @@ def night(made: Made) -> Made:
         made.idea("discard", 2.1443 + [0.0012, 0.0072, 0.019, 0.0262, 0.0045][i], f"Idea {i}",
                   changes={"optim.muon_momentum": 0.9 + i / 100})
     return made
+
+
+def forty_ideas(root: Path) -> Made:
+    """A study of them in a folder of its own, to be read."""
+    return Made(Study.open(copied(_slept, root), TAG))
+
+
+def _slept(root: Path) -> None:
+    night(Made.create(repository(root))).study.close()

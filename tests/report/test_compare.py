@@ -14,16 +14,36 @@ from autoresearch.report.story import tell
 from tests.report.made import FACTS, Made, repository
 
 
-@pytest.fixture
-def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Made, Made]]:
+def make(clone: Path) -> tuple[Made, Made]:
     """Two studies of one clone on equal terms; the second found more."""
-    clone = repository(tmp_path)
     made = Made.create(clone, "mar8"), Made.create(clone, "mar9")
     for study, best in zip(made, (2.35, 2.30), strict=True):
         study.baseline(2.4, 2.41)
         study.idea("keep", best, "Sharper attention", changes={"model.qk_scale": 1.2})
         study.idea("discard", 2.45, "Louder", changes={"optim.matrix_lr": 0.08})
-    monkeypatch.chdir(clone)
+    return made
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Made, Made]]:
+    made = make(repository(tmp_path_factory.mktemp("two")))
+    yield made
+    for study in made:
+        study.study.close()
+
+
+@pytest.fixture
+def read(unchanged: tuple[Made, Made], monkeypatch: pytest.MonkeyPatch) -> tuple[Made, Made]:
+    """The two, to be left as they are."""
+    monkeypatch.chdir(unchanged[0].study.clone)
+    return unchanged
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Made, Made]]:
+    """The two, to be added to."""
+    made = make(repository(tmp_path))
+    monkeypatch.chdir(tmp_path)
     yield made
     for study in made:
         study.study.close()
@@ -34,7 +54,7 @@ def ar(capsys: pytest.CaptureFixture[str], *args: str, code: int = 0) -> str:
     return capsys.readouterr().out
 
 
-def test_studies_are_compared_by_their_champions(two: tuple[Made, Made], capsys: pytest.CaptureFixture[str]) -> None:
+def test_studies_are_compared_by_their_champions(read: tuple[Made, Made], capsys: pytest.CaptureFixture[str]) -> None:
     text = ar(capsys, "compare", "mar8", "mar9")
     lines = {" ".join(line.split()) for line in text.splitlines()}
     assert "mar8 mar9" in lines
@@ -45,7 +65,7 @@ def test_studies_are_compared_by_their_champions(two: tuple[Made, Made], capsys:
     assert record["unlike"] == [] and record["recipe"] == {}
 
 
-def test_experiments_show_what_their_recipes_have_different(two: tuple[Made, Made],
+def test_experiments_show_what_their_recipes_have_different(read: tuple[Made, Made],
                                                             capsys: pytest.CaptureFixture[str]) -> None:
     record = json.loads(ar(capsys, "compare", "1", "2", "--tag", "mar8", "--json"))
     assert (record["a"]["name"], record["b"]["name"]) == ("1", "2")
@@ -82,18 +102,23 @@ def test_seeds_that_both_have_give_an_interval(two: tuple[Made, Made], capsys: p
 @pytest.mark.parametrize(("fact", "value", "name"), [
     ("budget_s", 60.0, "training budget"), ("data_digest", "other", "text"), ("frozen_digest", "other", "trainer"),
     ("val_rows", 7, "scored rows"), ("device", {"name": "another"}, "device")])
-def test_scores_under_other_terms_are_not_compared(fact: str, value: object, name: str, two: tuple[Made, Made],
+def test_scores_under_other_terms_are_not_compared(fact: str, value: object, name: str, read: tuple[Made, Made],
                                                    capsys: pytest.CaptureFixture[str]) -> None:
-    two[1].study.ledger.set_fact(fact, value)
-    assert f"Their scores don't compare: {name} differs." in ar(capsys, "compare", "mar8", "mar9")
-    record = json.loads(ar(capsys, "compare", "mar8:1", "mar9:1", "--json"))
+    ledger = read[1].study.ledger
+    before = ledger.fact(fact)
+    ledger.set_fact(fact, value)
+    try:
+        assert f"Their scores don't compare: {name} differs." in ar(capsys, "compare", "mar8", "mar9")
+        record = json.loads(ar(capsys, "compare", "mar8:1", "mar9:1", "--json"))
+    finally:
+        ledger.set_fact(fact, before)
     assert record["gain"] is None and record["unlike"] == [name]
 
 
 @pytest.mark.parametrize(("args", "code", "said"), [
     (("nope", "mar8"), 1, "there is no study 'nope'"), (("mar8:77", "mar8"), 1, "there is no experiment 77"),
     (("mar8:x", "mar8"), 2, "neither a study nor an experiment"), ((":3", "mar8"), 2, "neither a study nor")])
-def test_what_does_not_exist_is_a_sentence(args: tuple[str, str], code: int, said: str, two: tuple[Made, Made],
+def test_what_does_not_exist_is_a_sentence(args: tuple[str, str], code: int, said: str, read: tuple[Made, Made],
                                            capsys: pytest.CaptureFixture[str]) -> None:
     assert run(shell.command, ["compare", *args], "ar") == code
     assert said in capsys.readouterr().err

@@ -20,7 +20,7 @@ from autoresearch.report.samples import Sample
 from autoresearch.report.story import tell
 from tests.harness.tiny import small_text
 from tests.report.html_page import Element, parse
-from tests.report.made import Made, night, repository
+from tests.report.made import Made, forty_ideas, repository
 
 EVIL = ("Try | a pipe\n\n# heading <script>alert(1)</script> ![x](http://evil.example/x.png) ``` `code` $x$ "
         "www.evil.example")
@@ -30,6 +30,14 @@ EVIL = ("Try | a pipe\n\n# heading <script>alert(1)</script> ![x](http://evil.ex
 def made(tmp_path: Path) -> Iterator[Made]:
     made = Made.create(repository(tmp_path))
     yield made
+    made.study.close()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Made, Path]]:
+    """A night of forty ideas, and its page."""
+    made = forty_ideas(tmp_path_factory.mktemp("night"))
+    yield made, write_report(made.study, None)
     made.study.close()
 
 
@@ -56,8 +64,8 @@ def pixels(path: Path) -> np.ndarray:
     return imread(io.BytesIO(path.read_bytes()))
 
 
-def test_a_night_has_a_page_and_pictures_in_two_themes(made: Made) -> None:
-    page = write_report(night(made).study, None)
+def test_a_night_has_a_page_and_pictures_in_two_themes(written: tuple[Made, Path]) -> None:
+    made, page = written
     assert picture.draw(tell(made.study)) == page.with_name("progress.png").read_bytes(), "not the same twice"
     assert page == made.study.report / "report.html"
     assert page.stat().st_size < 2 << 20
@@ -70,9 +78,9 @@ def test_a_night_has_a_page_and_pictures_in_two_themes(made: Made) -> None:
     assert {p.name for p in made.study.report.iterdir()} == {"report.html", "progress.png", "progress-dark.png"}
 
 
-def test_the_page_needs_nothing_but_itself(made: Made) -> None:
+def test_the_page_needs_nothing_but_itself(written: tuple[Made, Path]) -> None:
     """No script, and no address that a browser would fetch."""
-    text = write_report(night(made).study, None).read_text(encoding="utf-8")
+    text = written[1].read_text(encoding="utf-8")
     page = parse(text)
     assert not page.all("script") and not page.all("link") and not page.all("img") and not page.all("iframe")
     assert not re.search(r"(src|href|xlink:href|action|srcset)=|url\(|@import", text)
@@ -80,8 +88,8 @@ def test_the_page_needs_nothing_but_itself(made: Made) -> None:
     assert policy.startswith("default-src 'none'")
 
 
-def test_every_attempt_is_in_the_pages_picture(made: Made) -> None:
-    page = page_of(night(made))
+def test_every_attempt_is_in_the_pages_picture(written: tuple[Made, Path]) -> None:
+    page = parse(written[1].read_text(encoding="utf-8"))
     for chart in (c for c in page.all("svg", **{"role": "img"}) if "every experiment" in c.attributes["aria-label"]):
         marks = [t.words.split()[0] for t in chart.all("title")]
         assert sorted(marks) == sorted(f"#{n}" for n in range(41))

@@ -2,174 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autoresearch.records import Experiment
 from autoresearch.research import decide, quarantine
 from autoresearch.research.judge import kind_of
 from autoresearch.research.study import Study
-
-ROOT = Path(__file__).parents[2]
-FOLDER = "backends/gpt"
-START = '[data]\ntokenizer = "byte"\n\n[optim]\nmatrix_lr = 0.02\n'
-
-# A night with the real loop, ledger and git. Training is a formula of learning rate, seed and code; the process kills
-# itself in the middle of the trial that it was told.
-NIGHT = r"""
-import json, os, signal, sys
-from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
-
-import numpy as np
-
-from autoresearch.harness.conditions import Conditions
-from autoresearch.harness.jobs import DEV_FRACTIONS
-from autoresearch.harness.supervise import Outcome, TrialFailed
-from autoresearch.records import Point, Score
-from autoresearch.research import fair
-from autoresearch.research.lab import Lab
-from autoresearch.research.loop import Loop
-from autoresearch.research.researchers.base import Proposal, Researcher
-from autoresearch.research.study import Study
-from autoresearch.research.until import Until
-from autoresearch.research.view import View
-
-class Told(View):
-    def note(self, text):
-        with open(Path(sys.argv[1]).parent / "told", "a") as file:
-            print(text, file=file)
-
-clone, told = Path(sys.argv[1]), json.loads(sys.argv[2])
-until = Until(experiments=told["experiments"])
-os.environ |= told.get("environment", {})
-fair.unfit = lambda *_: ""  # it is quiet whenever one listens
-QUIET = {"elapsed_s": 300.0, "cores": 2.0, "outside_cores": 0.0, "idle_cores": 0.1, "speed": 1.0}
+from tests.research.nights import FOLDER, RATES, make, night, nursery
 
 
-def score_of(lr, seed):
-    part = 0.02 * np.random.default_rng(seed).normal()
-    own = 0.002 * np.random.default_rng([seed, int(lr * 1e6)]).normal()
-    return 2.0 + 10 * (lr - 0.03) ** 2 * 100 + part + own
-
-
-def seen(call):
-    # The machine in the trial of that number: as told for it, or for it and all that follow.
-    machine = told.get("machine", {})
-    since = [v for k, v in machine.items() if k.endswith("+") and call >= int(k[:-1])]
-    return Conditions(**(QUIET | (since[-1] if since else {}) | machine.get(str(call), {})))
-
-
-class Runner:
-    backend = "fake"
-    calls = scores = 0
-    prepared = SimpleNamespace(
-        digest="d", tokenizers=lambda: ["byte"], tokenizer=lambda name: SimpleNamespace(vocab=257),
-        manifest=SimpleNamespace(tokenizers={"byte": SimpleNamespace(tokens={"train": 1000})},
-                                 splits={"val": SimpleNamespace(rows=100_000)}))
-
-    def too_short(self, recipe):
-        return False
-
-    def train(self, candidate, recipe, seed, folder, budget_s, listen):
-        Runner.calls += 1
-        if Runner.calls == told.get("die_at"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        until.asked = Runner.calls == told.get("stop_at")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "weights.safetensors").write_bytes(b"w")
-        if told.get("crashes", {}).get(str(recipe.optim.matrix_lr)) == seed:
-            return Outcome(status="crash", reason="out of luck")
-        if recipe.micro_rows > told.get("rows_that_fit", 10**9):
-            return Outcome(status="crash", reason="out of memory: a test", cause="memory")
-        if Runner.calls in told.get("faults", []):
-            return Outcome(status="crash", reason="its device hangs", cause="machine")
-        outcome = Outcome(steps=1, tokens=1, train_s=1.0, total_s=0.0, weights=folder / "weights.safetensors",
-                          facts={"precision": "float32", "device": told.get("device", "a card")},
-                          conditions=seen(Runner.calls))
-        for k, share in enumerate(DEV_FRACTIONS):
-            point = Point(k + 1, share * budget_s, None, score_of(recipe.optim.matrix_lr, seed) + 0.4 * (1 - share))
-            outcome.curve.append(point)
-            try:
-                load = replace(seen(Runner.calls), elapsed_s=point.elapsed_s) if told.get("watched") else None
-                listen({"event": "step", "point": point, "load": load})
-            except TrialFailed as e:
-                return Outcome(status=e.status, reason=e.reason, curve=outcome.curve)
-        return outcome
-
-    def score(self, candidate, recipe, folder, weights, split, rows, seconds=None, records="recorded.npz", per_row=1):
-        trial = int(folder.name)
-        seed = next(t.seed for e in study.ledger.experiments() for t in e.trials if t.id == trial)
-        lr = recipe.optim.matrix_lr
-        bpb = score_of(lr, seed) - told.get("gains", {}).get(str(lr), 0)
-        bpb -= told.get("by_heart", {}).get(str(lr), 0) if split == "val" else 0
-        bpb -= told.get("lucky", {}).get(str(lr), 0) if seed == 1 else 0
-        Runner.scores += 1
-        if Runner.scores == told.get("die_at_score"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        rows = rows or 7  # of 100 bytes, in each of which the seed has luck of its own
-        nats = 69.31471805599453 * (bpb + told.get("rough", 0) * np.random.default_rng([seed, 1]).normal(size=rows))
-        if records:
-            np.savez(folder / records, nats=nats, bytes=np.full(rows, 100))
-        return Score(split, float(nats.sum()), 100 * rows, 100 * rows, 100 * rows, rows)
-
-    def audit(self, candidate, recipe, folder, weights, split, rows, precision, records="recorded.npz"):
-        assert (folder / records).is_file() and weights.is_file()
-        if str(recipe.optim.matrix_lr) in told.get("cheats", []):
-            raise TrialFailed("invalid", "saw later tokens")
-        return "replay of 7 positions"
-
-
-class Scripted(Researcher):
-    name = "scripted"
-
-    def propose(self, context):
-        turn = told["script"][sum(e.n > 0 for e in context.experiments)]
-        return Proposal("an idea", "", turn.get("changes", {}), turn.get("files", {}))
-
-
-with Study.open(clone) as study, study.lock():
-    lab = Lab(study, study.ledger, Runner(), 300.0, Told())
-    Loop(lab, Scripted(), {}, until, told.get("ratchet", "careful")).run({}, "")
-"""
-
-RATES = [{"changes": {"optim.matrix_lr": lr}} for lr in (0.05, 0.028, 0.0281, 0.03, 0.01)]
+@pytest.fixture(scope="module", autouse=True)
+def one_nursery() -> Iterator[None]:
+    with nursery():
+        yield
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     return make(tmp_path / "clone")
-
-
-def make(clone: Path) -> Path:
-    (clone / FOLDER).mkdir(parents=True)
-    (clone / FOLDER / "recipe.toml").write_text(START)
-    (clone / FOLDER / "torch_model.py").write_text("a = 1\nb = 2\nc = a + b\n")
-    who = ("-c", "user.name=A Person", "-c", "user.email=person@example.org")
-    for args in (("init", "-q"), ("add", "-A"), (*who, "commit", "-q", "-m", "start")):
-        subprocess.run(["git", *args], cwd=clone, check=True)
-    Study.create(clone, "mar8").close()
-    return clone
-
-
-def night(clone: Path, experiments: int = len(RATES), killed: bool = False, **told: Any) -> list[Experiment]:
-    """The experiments after a night (or the rest of one)."""
-    script = clone.parent / "night.py"
-    script.write_text(NIGHT)
-    wanted = json.dumps({"experiments": experiments, "script": RATES} | told)
-    done = subprocess.run([sys.executable, str(script), str(clone), wanted], env=os.environ | {"PYTHONPATH": str(ROOT)},
-                          stderr=subprocess.PIPE, text=True)
-    assert done.returncode == (-signal.SIGKILL if killed else 0), done.stderr
-    with Study.open(clone, readonly=True) as study:
-        return study.ledger.experiments()
 
 
 def story(clone: Path) -> list[object]:

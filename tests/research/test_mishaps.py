@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,25 +16,20 @@ from autoresearch.research import storage
 from autoresearch.research.storage import Storage
 from autoresearch.research.study import Study
 from backends.recipe import Recipe, parse
-from tests.research.test_judge import NIGHT, RATES, ROOT, make, night
+from tests.research.nights import RATES, failing, make, night, nursery
 
 ROWS = Recipe().rows_per_step
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_nursery() -> Iterator[None]:
+    with nursery():
+        yield
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     return make(tmp_path / "clone")
-
-
-def failing(clone: Path, **told: object) -> str:
-    """Standard error of a night that ends with an error."""
-    script = clone.parent / "night.py"
-    script.write_text(NIGHT)
-    wanted = json.dumps({"experiments": 9, "script": RATES} | told)
-    done = subprocess.run([sys.executable, str(script), str(clone), wanted], env=os.environ | {"PYTHONPATH": str(ROOT)},
-                          stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1
-    return done.stderr
 
 
 def test_a_recipe_that_ran_out_of_memory_is_run_once_more_in_smaller_parts_and_is_that_recipe(clone: Path) -> None:

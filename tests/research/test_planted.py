@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoresearch.harness.supervise import Outcome
+from autoresearch.errors import UserError
+from autoresearch.harness.runner import Runner
+from autoresearch.harness.stranger import DIVERGED
+from autoresearch.harness.supervise import Outcome, TrialFailed
 from autoresearch.records import Score
+from autoresearch.research.events import Event, Teller
+from autoresearch.research.ledger import Ledger
+from autoresearch.research.loop import Loop
 from autoresearch.research.study import Study
+from backends.recipe import Recipe
 from benchmarks import planted
 
 LOSS = {"optim.matrix_lr": {0.01: 0.05, 0.4: 0.3}, "optim.embedding_lr": {0.1: 0.04}, "model.width": {64: 0.05},
@@ -59,7 +68,17 @@ class Trainer:
         return "replay of 7 positions"
 
 
-def place(folder: Path, stop_at: int | None = None) -> planted.Place:
+class Failing(Trainer):
+    """One change diverges on one seed."""
+
+    def train(self, candidate: dict, recipe: Any, seed: int, folder: Path, budget_s: float, **kwargs: Any) -> Outcome:
+        if recipe.optim.matrix_lr == 0.4 and seed == planted.FIRST_SEED:
+            folder.mkdir(parents=True)
+            return Outcome(status="crash", reason="the loss was nan", cause=DIVERGED)
+        return super().train(candidate, recipe, seed, folder, budget_s, **kwargs)
+
+
+def place(folder: Path, stop_at: int | None = None, trainer: type[Trainer] = Trainer) -> planted.Place:
     clone = folder / "clone"
     if not clone.exists():
         (clone / "backends/gpt").mkdir(parents=True)
@@ -69,7 +88,7 @@ def place(folder: Path, stop_at: int | None = None) -> planted.Place:
         for args in (("init", "-q"), ("add", "-A"), (*who, "commit", "-q", "-m", "start")):
             subprocess.run(["git", *args], cwd=clone, check=True)
     calls: list[int] = []
-    return planted.Place(folder, lambda offset: Trainer(offset, calls, stop_at), {}, 30.0, "fake")
+    return planted.Place(folder, lambda offset: trainer(offset, calls, stop_at), {}, 30.0, "fake")
 
 
 def test_effects_are_measured_on_paired_seeds_and_a_stop_costs_one_trial(tmp_path: Path) -> None:
@@ -89,11 +108,11 @@ def test_nights_keep_what_helps_in_orders_and_with_seeds_of_their_own(tmp_path: 
     planted.measure(place(tmp_path), 3)
     for number in (1, 2):
         planted.night(place(tmp_path), number)
-    before = planted.kept(tmp_path / "clone")
+    before = planted.verdicts(tmp_path / "clone")
     with pytest.raises(KeyboardInterrupt):
         planted.night(place(tmp_path, stop_at=8), 3)
     planted.night(place(tmp_path), 3)
-    nights = planted.kept(tmp_path / "clone")
+    nights = planted.verdicts(tmp_path / "clone")
     assert all(len(verdicts) == 12 for verdicts in nights.values()) and {n: nights[n] for n in before} == before
     assert list(nights[1]) != list(nights[2])
     for verdicts in nights.values():
@@ -110,5 +129,96 @@ def test_nights_keep_what_helps_in_orders_and_with_seeds_of_their_own(tmp_path: 
 def test_the_table_says_what_is_not_known_yet(tmp_path: Path) -> None:
     spot = place(tmp_path)
     planted.night(spot, 1)
+    assert planted.effects(tmp_path / "clone") == {}
+    assert "what is true isn't measured yet" in planted.table(tmp_path / "clone")
     planted.measure(spot, 0)
     assert "what is true isn't measured yet" in planted.table(tmp_path / "clone")
+
+
+def test_a_change_that_fails_on_a_seed_is_harmful_and_is_not_run_there_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        planted.measure(place(tmp_path, trainer=Failing), 3)
+    with Study.open(tmp_path / "clone", planted.TRUTH, readonly=True) as study:
+        failed = [t for e in study.ledger.experiments() for t in e.trials if t.status == "crash"]
+    found = planted.effects(tmp_path / "clone")[planted.PLACES["far too large steps of the matrices"]]
+    assert len(failed) == 1 and (found.kind, found.seeds, found.failed) == ("harmful", 2, 1)
+    said = planted.table(tmp_path / "clone")
+    assert "failed on 1 of 3 seeds | harmful |" in said and "\n3 paired seeds;" in said
+
+
+def test_a_change_that_has_no_score_at_all_is_harmful() -> None:
+    found = planted.Effect(float("nan"), float("inf"), 0, 0.01, failed=20)
+    assert found.kind == "harmful" and str(found) == "failed on 20 of 20 seeds"
+
+
+@pytest.mark.parametrize("at", [1, 12])
+def test_a_kill_between_a_proposal_and_its_commit_moves_no_change_to_another_place(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    commit = Ledger.commit
+
+    def killed(self: Ledger, n: int, *args: Any, **kwargs: Any) -> None:
+        if n == at:
+            raise KeyboardInterrupt
+        commit(self, n, *args, **kwargs)
+
+    for work in (lambda: planted.measure(place(tmp_path), 4), lambda: planted.night(place(tmp_path), 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, "commit", killed)
+            with pytest.raises(KeyboardInterrupt):
+                work()
+        work()
+    found = planted.effects(tmp_path / "clone")
+    assert [found[i].kind for i in range(12)] == [kind for kind, _, _ in planted.CHANGES]
+    order = list(range(12))
+    random.Random(1).shuffle(order)
+    assert list(planted.verdicts(tmp_path / "clone")[1]) == order
+
+
+def test_a_change_that_would_not_be_run_is_said_and_not_replaced_by_somebody_elses(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Loop, "refusal", lambda self, proposal: "it changes nothing")
+    with pytest.raises(UserError, match="would not be run: it changes nothing"):
+        planted.night(place(tmp_path), 1)
+    assert planted.verdicts(tmp_path / "clone") == {1: {}}
+
+
+def test_what_was_not_planted_makes_a_night_void(tmp_path: Path) -> None:
+    planted.night(place(tmp_path), 1)
+    with Study.open(tmp_path / "clone", "night-1") as study:
+        n = study.ledger.propose(parent=study.workspace.head(), researcher="playbook", hypothesis="Wider", evidence="",
+                                 changes={}, recipe={})
+        study.conclude(n, "invalid", "no")
+    with pytest.raises(UserError, match="'Wider', is none of the twelve"):
+        planted.table(tmp_path / "clone")
+
+
+def test_a_night_tells_its_events(tmp_path: Path) -> None:
+    events: list[Event] = []
+    planted.night(replace(place(tmp_path), view=lambda study: Teller(study, events.append)), 1)
+    assert events[0]["event"] == "began" and sum(e["event"] == "decided" for e in events) == 13
+
+
+def test_a_nights_seeds_are_shifted_once_also_where_a_trial_is_run_again_in_float32(tmp_path: Path) -> None:
+    seeds: list[int] = []
+
+    class Diverging(Runner):
+        def _train(self, candidate: dict, recipe: Recipe, seed: int, folder: Path, budget_s: float | None,
+                   steps: int | None, outcome: Outcome, listen: Any) -> None:
+            seeds.append(seed)
+            outcome.facts["precision"] = "bfloat16" if len(seeds) == 1 else "float32"
+            if len(seeds) == 1:
+                raise TrialFailed("crash", "the loss was nan", DIVERGED)
+
+    runner = Diverging(SimpleNamespace(name="made up"), "fake", tmp_path)  # type: ignore[arg-type]
+    shifted = planted.Shifted(runner, 2000)
+    assert shifted.train({}, Recipe(), 3, tmp_path / "trial", 30.0).status == "ok"
+    assert seeds == [2003, 2003] and shifted.prepared.name == "made up"
+
+
+def test_no_night_may_have_the_seeds_of_the_truth(monkeypatch: pytest.MonkeyPatch,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    assert planted.SEEDS_PER_NIGHT * (planted.MOST_NIGHTS + 1) <= planted.FIRST_SEED
+    monkeypatch.setattr("sys.argv", ["planted", "nights", "--text", "t", "--folder", "f", "--nights", "10"])
+    with pytest.raises(SystemExit):
+        planted.main()
+    assert "--nights 10: at most 9" in capsys.readouterr().err

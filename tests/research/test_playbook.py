@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from autoresearch.records import Point
-from autoresearch.research.researchers.moves import LEFT_ALONE, MOVES, SCHEMA, schema_moves
+from autoresearch.research.researchers.moves import DOWN, LEFT_ALONE, MOVES, SCHEMA, UP, schema_moves
 from autoresearch.research.researchers.playbook import PLATEAU, Playbook
 from autoresearch.research.researchers.runnable import settle
 from backends.recipe import Recipe
@@ -166,6 +166,18 @@ def test_precision_is_proposed_only_where_the_device_has_it() -> None:
     assert any(p.changes == {"runtime.precision": "bfloat16"} for p in early.proposals)
 
 
+def test_arithmetic_that_was_measured_to_be_slower_is_not_called_cheaper() -> None:
+    measured = {"precisions": ("bfloat16", "float32"), "ceiling_flops": {"bfloat16": 4e11, "float32": 2e11}}
+    study = Study(Recipe(), FLAT, device=measured)
+    [move] = [move for move in MOVES if move.label == "precision"]
+    for here in ("auto", "bfloat16"):
+        flat = Recipe().replace({"runtime.precision": here}).flat()
+        assert move.turn(study.context(), flat, UP, 1.0) == {}
+        assert move.turn(study.context(), flat, DOWN, 1.0) == {"runtime.precision": "float32"}
+    early = study.run(40).proposals
+    assert all("runtime.precision" not in p.changes for p in early), "little speaks for it"
+
+
 def test_tokenizers_are_proposed_only_if_prepared() -> None:
     def used(*prepared: str) -> set[str]:
         study = Study(Recipe(), FLAT, tokenizers=list(prepared)).run(120)
@@ -233,7 +245,9 @@ def test_what_does_not_fit_is_never_proposed() -> None:
 
 
 def test_a_memory_model_that_denies_the_incumbent_does_not_stop_the_study() -> None:
-    Study(Recipe(), FLAT, fits=lambda r: False).run(20)
+    study = Study(Recipe(), FLAT, fits=lambda r: False).run(20)
+    assert all(p.changes for p in study.proposals)
+    assert len({Recipe().replace(e.recipe).digest() for e in study.ledger}) == 21
 
 
 def test_an_interrupted_experiment_counts_as_evidence_of_nothing() -> None:

@@ -93,7 +93,7 @@ def test_kills_at_any_moment_lose_nothing_acknowledged(clone: Path, tmp_path: Pa
     script = tmp_path / "night.py"
     script.write_text(NIGHT)
     chance, told = random.Random(2), []
-    for _ in range(20):
+    for _ in range(10):
         with subprocess.Popen([sys.executable, str(script), str(clone)], stdout=subprocess.PIPE, text=True,
                               env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
             assert process.stdout and process.stdout.readline() == "open\n"
@@ -106,7 +106,7 @@ def test_kills_at_any_moment_lose_nothing_acknowledged(clone: Path, tmp_path: Pa
         study.reconcile()
         experiments = {e.n: e for e in study.ledger.experiments()}
         head = study.workspace.head()
-    assert sum(words[0] == "keep" for words in complete) >= 5
+    assert sum(words[0] == "keep" for words in complete) >= 3
     for what, n, *rest in complete:
         e = experiments[int(n)]
         if what == "scored":

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch.records import BASELINE
 from benchmarks import researchers
 from benchmarks.researchers import Run, interval, night, simulate, table
 from benchmarks.simulated import START, Trainer
+from tests.report.made import Made, repository
 
 
 def run(arm: str, repetition: int, *gains: float) -> Run:
@@ -42,7 +44,7 @@ def test_the_simulated_trainer_is_the_same_machine_every_time_and_another_by_ano
 def test_a_simulated_night_is_repeatable_and_never_loses_ground_by_much() -> None:
     first = simulate("playbook", 1, 12)
     assert first == simulate("playbook", 1, 12) and first.kept > 0 and first.out_of_memory == 0
-    assert first.gains_bpb[-1] > 0
+    assert first.gains_bpb[-1] > 0 and first.trials == 12
 
 
 @pytest.mark.slow
@@ -62,3 +64,54 @@ def test_an_arm_that_is_done_is_not_run_again(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "repetition-1/a--then-b").mkdir(parents=True)
     (tmp_path / "repetition-1/a--then-b/result.json").write_text(json.dumps(asdict(done)))
     assert night(begun, "a, then b", "", 1, 2) == done
+
+
+def test_curves_count_fresh_seeds_and_the_table_counts_trials(tmp_path: Path) -> None:
+    made = Made.create(repository(tmp_path), researchers.TAG)
+    made.baseline(2.30, 2.31, 2.32)
+    first = made.idea("keep", 2.20, changes={"optim.matrix_lr": 0.06})
+    fresh, theirs = made.trial(first, 2.25, 2, "repeat"), made.study.ledger.experiment(BASELINE).screens()[1]
+    made.study.ledger.pair(first, fresh, theirs.id, 2.25 - 2.31)
+    made.idea("discard", 2.21, changes={"optim.matrix_lr": 0.09})
+    made.trial(BASELINE, 2.33, 4, "repeat")  # as the incumbent of the second
+    made.verify(BASELINE, 2.40, 2.42)
+    made.verify(first, 2.35, 2.37)
+    made.study.close()
+    found = researchers.measured("one", 1, tmp_path, 2)
+    assert found.gains_bpb == pytest.approx([0.06, 0.06]) and found.verified_bpb == pytest.approx(0.05)
+    assert (found.kept, found.trials, found.training_minutes) == (1, 4, pytest.approx(4 * 5.0))
+    header, row = (line.split(" | ") for line in table([found], "one").splitlines()[2::2])
+    assert dict(zip(header, row, strict=True)).items() >= {"trials": "4.0", "minutes of training": "20.0"}.items()
+
+
+def test_an_arm_that_keeps_nothing_gains_nothing_and_is_not_verified(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made.create(repository(tmp_path / "repetition-1/random/clone"), researchers.TAG)
+    made.baseline(2.30, 2.31, 2.32)
+    made.idea("discard", 2.29, changes={"optim.matrix_lr": 0.06})
+    made.study.close()
+    monkeypatch.setattr(researchers, "ar", lambda *args: pytest.fail("it ran"))
+    found = night(tmp_path / "repetition-1/baseline/clone", "random", "", 1, 1)
+    assert (found.gains_bpb, found.verified_bpb, found.kept) == ([0.0], 0.0, 0)
+    assert night(tmp_path / "repetition-1/baseline/clone", "random", "", 1, 1) == found
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ([], "--text and --folder are needed"),
+    (["--text", "t"], "--text and --folder are needed"),
+    (["--simulated", "--only", "rnadom"], "--only rnadom: there is no such arm; there are random; TPE"),
+    (["--simulated", "--arm", "a=--researcher claude"], "--arm a: it is run by `ar loop`"),
+    (["--text", "t", "--folder", "f", "--arm", "claude"], "--arm claude: write NAME=OPTIONS"),
+    (["--simulated", "--experiments", "0"], "must be 1 or more"),
+])
+def test_a_command_line_that_lacks_something_is_told_what(
+        words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        researchers.asked(words)
+    assert said in capsys.readouterr().err
+
+
+def test_arms_are_chosen_by_name_and_more_can_be_added() -> None:
+    _, arms = researchers.asked(["--text", "t", "--folder", "f", "--arm", "mine=--researcher playbook",
+                                 "--only", "mine;random"])
+    assert arms == {"random": researchers.ARMS["random"], "mine": "--researcher playbook"}

@@ -175,7 +175,12 @@ def test_both_get_further_than_random_search() -> None:
 
 @pytest.mark.parametrize("sampler", ["cma", "tpe", "random"])
 def test_any_ending_is_taken_in(sampler: str) -> None:
-    Study(Recipe(), noisy, Search(sampler)).run(25)
+    study = Study(Recipe(), noisy, Search(sampler)).run(25)
+    assert len({Recipe().replace(e.recipe).digest() for e in study.ledger}) == 26, "none is run twice"
+    unscored, found = {e.n for e in study.ledger if e.bpb() is None}, values(study)
+    assert unscored and len(found) > 1
+    assert all((value == FAILED) == (n in unscored) for n, value in found.items() if n)
+    assert not any(study.ledger[n].verdict == "interrupted" for n in found), "evidence of nothing"
 
 
 def test_with_nothing_left_to_sample_the_playbook_proposes() -> None:

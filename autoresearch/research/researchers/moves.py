@@ -107,7 +107,10 @@ def vocabularies(context: Context) -> dict[Any, float]:
 
 
 def precisions(context: Context) -> dict[Any, float]:
-    return {"auto": 0.0} | {p: float(i) for i, p in enumerate(context.device.get("precisions", ()))}
+    """By how fast the device multiplies in them; where that was not measured, "auto" first."""
+    names, flops = tuple(context.device.get("precisions", ())), context.device.get("ceiling_flops") or {}
+    places = {p: float(i) for i, p in enumerate(sorted(names, key=lambda p: flops.get(p, 0.0)))}
+    return {"auto": places[names[0]] if names else 0.0} | places
 
 
 def qk_norms(context: Context) -> dict[Any, float]:
@@ -169,7 +172,7 @@ MOVES: tuple[Move, ...] = (
     Move("width", ("model.width",), 5, DOWN, "more capacity", "a narrower model takes more steps",
          stride=0.5, finest=0.5, signals=FASTER),
     Move("precision", ("runtime.precision",), 4, UP, "cheaper arithmetic, more steps", "exact arithmetic",
-         finest=1, options=precisions),
+         finest=1, back=0.1, options=precisions),
     Move("matrix learning rate", RATES[:1], 5, UP, "bigger Muon updates", "smaller Muon updates", grow=0.8),
     Move("embedding learning rate", RATES[1:2], 4.5, UP, "rare tokens move further", "embeddings settle", grow=0.8),
     Move("output learning rate", RATES[3:4], 4, UP, "the output head catches up", "a calmer output head", grow=0.8),

@@ -26,7 +26,7 @@ from autoresearch.research.researchers.reading import Attempt
 from autoresearch.research.researchers.runnable import FOLLOWERS
 
 REACH = 4.0
-LEAST_PRIOR = 3.0  # of the playbook's moves; leaves 15 keys
+LEAST_PRIOR = 3.0  # of the playbook's moves; leaves 17 keys
 NOT_LEARNED = "runtime."  # speed is measured by the probe and tried by the playbook; there is nothing to interpolate
 FAILED = math.inf  # the value of an experiment without a score that had its chance
 NO_SCORE = ("crash", "timeout", "discard")  # a discard without one was stopped early, as hopeless

@@ -22,6 +22,8 @@ PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "
              "DEVELOPER_DIR",
              "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")  # these two: as if the processor were an older one
 SCRATCH = "tmp"  # below a trial's folder
+USER = "candidate"
+HEADERS = f"torchinductor_{USER}/precompiled_headers"  # where PyTorch looks for them, below TMPDIR
 HANGS_S = 30.0  # a process that a KILL has not ended by then never ends
 BOOT = """
 import importlib, sys
@@ -37,7 +39,7 @@ importlib.import_module(module).main(job)
 
 def environment(own: Path) -> dict[str, str]:
     return {k: os.environ[k] for k in PASSED_ON if k in os.environ} | {
-        "TMPDIR": str(own), "HOME": str(own), "USER": "candidate",
+        "TMPDIR": str(own), "HOME": str(own), "USER": USER,
         "TORCHINDUCTOR_CACHE_DIR": str(own / caches.NAME / "inductor"),
         "TRITON_CACHE_DIR": str(own / caches.NAME / "triton"),
         "TORCH_WARM_POOL": "0",  # compiling processes that Triton's torch starts die behind the walls: no /dev/shm
@@ -52,17 +54,22 @@ def drop_scratch(folder: Path) -> None:
 
 
 def candidate(module: str, job: str, tree: Path, folder: Path, descriptors: Sequence[int], *,
-              read: Sequence[Path] = (), compiled: Path | None = None) -> subprocess.Popen[bytes]:
+              read: Sequence[Path] = (), compiled: Path | None = None,
+              headers: Path | None = None) -> subprocess.Popen[bytes]:
     """Start a child-side module in the sandbox and a session of its own, in an empty folder/tmp, the only place where
-    it may write. It may read `tree` and `read`, and finds a copy of `compiled`. What it prints goes to folder/log.txt.
-    UserError where there should be a sandbox and can't be."""
+    it may write. It may read `tree` and `read`, and finds a copy of `compiled` and links to the files in `headers`.
+    What it prints goes to folder/log.txt. UserError where there should be a sandbox and can't be."""
     shut = sandbox.require()
     drop_scratch(folder)
     own = folder / SCRATCH
     own.mkdir(parents=True)
     if compiled is not None:
         caches.copy(compiled, own / caches.NAME)
-    reads = [tree, *read]
+    if headers is not None:
+        (own / HEADERS).mkdir(parents=True)
+        for file in headers.iterdir():
+            (own / HEADERS / file.name).symlink_to(file)
+    reads = [tree, *read, *([headers] if headers is not None else [])]
     walls = sandbox.walls(reads, own).dump() if shut and sys.platform == "linux" else ""
     wrapper = sandbox.wrapper(reads, own) if shut and sys.platform == "darwin" else []
     with open(folder / "log.txt", "ab") as log:

@@ -23,7 +23,7 @@ from typing import Any
 from autoresearch.data.batches import dev_rows
 from autoresearch.data.prepare import extend
 from autoresearch.data.prepared import Prepared, tokens_file
-from autoresearch.harness import assemble, audit, caches, checkpoint, jobs, launch, seal
+from autoresearch.harness import assemble, audit, caches, checkpoint, headers, jobs, launch, seal
 from autoresearch.harness.channel import RingShape
 from autoresearch.harness.scorer import longest_row, padded
 from autoresearch.harness.stranger import DIVERGED, Stranger
@@ -169,6 +169,8 @@ class Runner:
         spec = GPTSpec.of(recipe, tokenizer.vocab)
         if reason := self.too_short(recipe):
             raise TrialFailed("invalid", reason)
+        compiles = self.backend == "cpu" and recipe.runtime.compile
+        shared = headers.made(self.caches) if compiles else None
         with plumbing(shape) as pipes, contextlib.ExitStack() as ending:
             ending.callback(launch.drop_scratch, folder)
             feeder = launch.trusted("feeder", jobs.dump(self._feeder_job(recipe, seed, shape, pipes, listen)),
@@ -180,7 +182,7 @@ class Runner:
                 ring=pipes.ring, filled=pipes.filled_read, free=pipes.free_write)
             trial = launch.candidate("trial", jobs.dump(job), folder / "tree", folder,
                                      (pipes.theirs.fileno(), pipes.ring, pipes.filled_read, pipes.free_write),
-                                     compiled=self._cache(candidate))
+                                     compiled=self._cache(candidate), headers=shared)
             watch = Watch(trial.pid, folder)
             ending.callback(watch.stop)
             ending.callback(launch.end, trial)

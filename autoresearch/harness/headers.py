@@ -1,0 +1,73 @@
+"""PyTorch's header for what it compiles for a processor, itself compiled once for all trials.
+
+    made    the folder that holds it
+
+Before PyTorch loads anything that it has compiled for a CPU, even from its cache, it precompiles a header of its own:
+six seconds and 150 MB on two cores. It keeps that beside a process's temporary files, which a candidate has anew in
+every trial, and what candidates write is never shared. So a process of ours, which runs no candidate's code, has it
+made, and trials may read it (`launch.candidate`). Where that fails, each trial makes its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from autoresearch import machine, scratch
+from autoresearch.harness import launch
+
+PROGRAM = "import torch\ntorch.compile(lambda x: x.sin() + 1, fullgraph=True)(torch.ones(64, 64))"
+WITHIN_S = 120.0
+KINDS = (".h", ".gch")
+
+
+def made(below: Path) -> Path | None:
+    """The folder below the home of compile caches, made where it isn't there; None where nothing can be compiled."""
+    compiler = machine.cxx()
+    if compiler is None:
+        return None
+    kept = below / f"headers-{_key(compiler)}"
+    if not kept.is_dir():
+        with contextlib.suppress(OSError):  # a full disk: trials do without
+            _make(kept)
+    if not kept.is_dir():
+        return None
+    os.utime(kept)  # used now: the caches that were used longest ago go first
+    return kept
+
+
+@functools.cache
+def _key(compiler: str) -> str:
+    """PyTorch compares what it would make too, so one that does not fit costs time and nothing else."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    facts = (machine.digest(), sys.prefix, compiler, version, os.environ.get("ATEN_CPU_CAPABILITY", ""))
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+
+
+def _make(kept: Path) -> None:
+    """Empty where the compiler fails, so that it is not tried before every trial."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with scratch.folder() as own, tempfile.TemporaryDirectory(dir=kept.parent, prefix=".new-") as name:
+        process = launch.register(subprocess.Popen(
+            [sys.executable, "-I", "-c", PROGRAM], cwd=own, env=launch.environment(own), start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        try:
+            process.wait(WITHIN_S)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            launch.end(process)
+        whole = Path(name) / "whole"
+        whole.mkdir()
+        if process.returncode == 0:
+            for file in (own / launch.HEADERS).glob("*"):
+                if file.suffix in KINDS:
+                    shutil.copyfile(file, whole / file.name)
+        whole.replace(kept)

@@ -1,0 +1,73 @@
+"""PyTorch's precompiled header: made once by a process of ours, read by candidates, written by none of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoresearch import machine
+from autoresearch.harness import assemble, headers, launch
+
+MADE = f"""
+import os, sys
+print("made", file=open({{count!r}}, "a"))
+place = os.path.join(os.environ["TMPDIR"], {launch.HEADERS!r})
+os.makedirs(os.path.join(place, "locks"))
+for name in ("a.h", "a.h.gch", "note"):
+    open(os.path.join(place, name), "w").write(name)
+sys.exit({{code}})
+"""
+LOOK = f"""
+import os
+def main(job):
+    for name in ("a.h.gch", "own.h"):
+        path = os.path.join(os.environ["TMPDIR"], {launch.HEADERS!r}, name)
+        try:
+            print(name, open(path, "w").write("changed"))
+        except OSError as e:
+            print(name, type(e).__name__, open(path).read())
+"""
+
+
+@pytest.fixture
+def count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with a line for each time that they were made; they are, by a program of the test's."""
+    monkeypatch.setattr(machine, "cxx", lambda: sys.executable)
+    monkeypatch.setattr(headers, "PROGRAM", MADE.format(count=str(tmp_path / "count"), code=0))
+    return tmp_path / "count"
+
+
+def test_it_is_made_once_and_nothing_else_is_kept(count: Path, tmp_path: Path) -> None:
+    first, again = headers.made(tmp_path / "home"), headers.made(tmp_path / "home")
+    assert first is not None and first == again and count.read_text() == "made\n"
+    assert sorted(p.name for p in first.iterdir()) == ["a.h", "a.h.gch"]
+    assert list((tmp_path / "home").iterdir()) == [first], "nothing unfinished"
+
+
+def test_where_it_can_not_be_made_it_is_tried_once_and_trials_do_without(
+        count: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headers, "PROGRAM", MADE.format(count=str(count), code=1))
+    for _ in range(2):
+        made = headers.made(tmp_path / "home")
+        assert made is not None and list(made.iterdir()) == []
+    assert count.read_text() == "made\n"
+    (tmp_path / "file").write_text("in the way")
+    assert headers.made(tmp_path / "file") is None
+    monkeypatch.setattr(machine, "cxx", lambda: None)
+    assert headers.made(tmp_path / "elsewhere") is None and not (tmp_path / "elsewhere").exists()
+
+
+def test_a_candidate_reads_what_is_lent_to_it_and_can_not_change_it(count: Path, tmp_path: Path) -> None:
+    lent = headers.made(tmp_path / "home")
+    assert lent is not None
+    assemble.assemble(tmp_path / "tree", {})
+    (tmp_path / "tree/autoresearch/harness/look.py").write_text(LOOK)
+    process = launch.candidate("look", "", tmp_path / "tree", tmp_path / "folder", (), headers=lent)
+    try:
+        assert process.wait(30) == 0
+    finally:
+        launch.end(process)
+    assert (tmp_path / "folder/log.txt").read_text() == "a.h.gch PermissionError a.h.gch\nown.h 7\n"
+    assert (lent / "a.h.gch").read_text() == "a.h.gch" and not (lent / "own.h").exists()

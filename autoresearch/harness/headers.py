@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 from autoresearch import machine, scratch
-from autoresearch.harness import launch
+from autoresearch.harness import caches, launch
 
 PROGRAM = "import torch\ntorch.compile(lambda x: x.sin() + 1, fullgraph=True)(torch.ones(64, 64))"
 WITHIN_S = 120.0
@@ -33,14 +33,13 @@ def made(below: Path) -> Path | None:
     compiler = machine.cxx()
     if compiler is None:
         return None
-    kept = below / f"headers-{_key(compiler)}"
-    if not kept.is_dir():
-        with contextlib.suppress(OSError):  # a full disk: trials do without
+    with contextlib.suppress(OSError):  # a full disk, a cache that can't be written to: trials do without
+        kept = below / f"headers-{_key(compiler)}"
+        if not kept.is_dir():
             _make(kept)
-    if not kept.is_dir():
-        return None
-    os.utime(kept)  # used now: the caches that were used longest ago go first
-    return kept
+        os.utime(kept)  # used now: the caches that were used longest ago go first
+        return kept
+    return None
 
 
 @functools.cache
@@ -51,23 +50,23 @@ def _key(compiler: str) -> str:
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
 
 
+@functools.cache  # where it fails, it is not tried again before every trial
 def _make(kept: Path) -> None:
-    """Empty where the compiler fails, so that it is not tried before every trial."""
+    """A folder at `kept`, or none."""
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with scratch.folder() as own, tempfile.TemporaryDirectory(dir=kept.parent, prefix=".new-") as name:
+    with scratch.folder() as own, tempfile.TemporaryDirectory(dir=kept.parent, prefix=caches.UNFINISHED) as name:
         process = launch.register(subprocess.Popen(
             [sys.executable, "-I", "-c", PROGRAM], cwd=own, env=launch.environment(own), start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         try:
-            process.wait(WITHIN_S)
-        except subprocess.TimeoutExpired:
-            pass
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(WITHIN_S)
         finally:
             launch.end(process)
-        whole = Path(name) / "whole"
-        whole.mkdir()
         if process.returncode == 0:
+            whole = Path(name) / "whole"
+            whole.mkdir()
             for file in (own / launch.HEADERS).glob("*"):
                 if file.suffix in KINDS:
                     shutil.copyfile(file, whole / file.name)
-        whole.replace(kept)
+            whole.replace(kept)

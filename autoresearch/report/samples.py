@@ -32,9 +32,9 @@ class Sample:
     problem: str = ""
 
 
-def write(study: Study, prepared: Prepared, story: Story, tokens: int | None = None) -> list[Sample]:
-    """One of each model there is, of so many tokens, None: TOKENS; where a model can't be run, why."""
-    prompt, options = default_prompt(prepared), Options(tokens=TOKENS if tokens is None else tokens)
+def write(study: Study, prepared: Prepared, story: Story) -> list[Sample]:
+    """One of each model there is; where a model can't be run, why."""
+    prompt, options = default_prompt(prepared), Options(tokens=TOKENS)
     wanted = [("The baseline", story.baseline)]
     if story.champion and story.champion.n > 0:
         wanted.append((f"The champion, #{story.champion.n}", story.champion))

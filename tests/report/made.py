@@ -3,6 +3,7 @@
     repository    a clone with a candidate in it
     Made          a study in one, and what it takes to add to it
     night         forty ideas in a study; `forty_ideas`: in one of its own, to be read
+    pretended     a prepared text, as far as a loop asks
     copied        what took many git processes to make, from the second time on by copying its files
 """
 
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from autoresearch.paths import CANDIDATE
@@ -167,6 +169,14 @@ def _is_as_it_started(clone: Path) -> bool:
     return not (clone / "studies").exists() and all(
         (clone / name).is_file() and (clone / name).read_bytes() == content
         for name, content in _files(_started).items() if content is not None)
+
+
+def pretended(tokenizer: str = "byte", vocab: int = 257, train_tokens: int = 1000, rows: int = 100_000) -> Any:
+    """What a loop asks of a prepared text, for runners that train nothing."""
+    return SimpleNamespace(
+        digest="d", tokenizers=lambda: [tokenizer], tokenizer=lambda name: SimpleNamespace(vocab=vocab),
+        manifest=SimpleNamespace(tokenizers={tokenizer: SimpleNamespace(tokens={"train": train_tokens})},
+                                 splits={"val": SimpleNamespace(rows=rows)}))
 
 
 def score(bpb: float, split: str = "val") -> Score:

@@ -19,7 +19,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ from autoresearch.research.study import Study
 from autoresearch.research.until import Until
 from autoresearch.research.view import View
 from backends.recipe import Recipe
-from tests.report.made import copied
+from tests.report.made import copied, pretended
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "backends/gpt"
@@ -102,10 +101,7 @@ def score_of(lr: float, seed: int) -> float:
 
 class Runner:
     backend = "fake"
-    prepared = SimpleNamespace(
-        digest="d", tokenizers=lambda: ["byte"], tokenizer=lambda name: SimpleNamespace(vocab=257),
-        manifest=SimpleNamespace(tokenizers={"byte": SimpleNamespace(tokens={"train": 1000})},
-                                 splits={"val": SimpleNamespace(rows=100_000)}))
+    prepared = pretended()
 
     def __init__(self, study: Study, told: dict[str, Any], until: Until):
         self.study, self.told, self.until = study, told, until

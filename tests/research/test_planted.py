@@ -23,6 +23,7 @@ from autoresearch.research.loop import Loop
 from autoresearch.research.study import Study
 from backends.recipe import Recipe
 from benchmarks import planted
+from tests.report.made import pretended
 
 LOSS = {"optim.matrix_lr": {0.01: 0.05, 0.4: 0.3}, "optim.embedding_lr": {0.1: 0.04}, "model.width": {64: 0.05},
         "schedule.warmdown_frac": {0.1: 0.04}, "schedule.final_lr_frac": {0.5: 0.05},
@@ -33,10 +34,7 @@ class Trainer:
     """Each planted change is worth what it was planted as, beside luck of the seed and of the recipe on it."""
 
     backend = "fake"
-    prepared = SimpleNamespace(
-        digest="d", tokenizers=lambda: ["bpe-2048"], tokenizer=lambda name: SimpleNamespace(vocab=2048),
-        manifest=SimpleNamespace(tokenizers={"bpe-2048": SimpleNamespace(tokens={"train": 1000})},
-                                 splits={"val": SimpleNamespace(rows=100)}))
+    prepared = pretended("bpe-2048", vocab=2048, rows=100)
 
     def __init__(self, offset: int, calls: list[int], stop_at: int | None):
         self.offset, self.calls, self.stop_at = offset, calls, stop_at

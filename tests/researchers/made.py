@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from autoresearch.research.study import Study
 from autoresearch.research.until import Until
 from autoresearch.research.view import View
 from backends.recipe import Recipe
+from tests.report.made import pretended
 
 ROOT = Path(__file__).parents[2]
 FILES = {"recipe.toml": "[data]\ntokenizer = \"byte\"\n", "torch_model.py": "def loss(x):\n    return x * 2\n",
@@ -68,10 +68,7 @@ class Runner:
     """Training as a formula: code that says BETTER is, code that says CRASH does, a faster rate is a little worse."""
 
     backend = "fake"
-    prepared = SimpleNamespace(
-        digest="d", tokenizers=lambda: ["byte"], tokenizer=lambda name: SimpleNamespace(vocab=257),
-        manifest=SimpleNamespace(tokenizers={"byte": SimpleNamespace(tokens={"train": 10**7})},
-                                 splits={"val": SimpleNamespace(rows=100_000)}))
+    prepared = pretended(train_tokens=10**7)
 
     def __init__(self, study: Study):
         self.study, self.environments = study, list[dict[str, str]]()

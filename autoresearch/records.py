@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 BASELINE, REFERENCE = 0, -1  # experiment numbers with a fixed meaning; ideas count from 1
@@ -68,14 +70,14 @@ class Point:
 
 
 class Curve(Sequence[Point]):
-    """Points as the ledger stores them, made when they are looked at: a study has thousands of curves, and looks at a
-    few."""
+    """Points as the ledger stores them, packed, and made when they are looked at: a study has thousands of curves, and
+    looks at a few."""
 
     def __init__(self, text: str):
-        self._text = text
+        self._packed = zlib.compress(text.encode(), level=1)
 
     def _points(self) -> tuple[Point, ...]:
-        return tuple(Point(*values) for values in json.loads(self._text))
+        return tuple(Point(*values) for values in json.loads(zlib.decompress(self._packed)))
 
     def __getitem__(self, which: Any) -> Any:
         return self._points()[which]
@@ -130,6 +132,11 @@ class Trial:
     def bpb(self, split: str = "val") -> float | None:
         return next((s.bpb for s in self.scores if s.split == split), None)
 
+    @cached_property
+    def dev_bpb(self) -> tuple[float, ...]:
+        """The measurements of dev on its curve, in order; kept, since every screening asks them of all trials."""
+        return tuple(p.dev_bpb for p in self.curve if p.dev_bpb is not None)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -173,10 +180,15 @@ class Experiment:
                 and backend in (None, t.facts.get("backend")) and budget_s in (None, t.budget_s)
                 and (b := t.bpb(split)) is not None}
 
-    def bpb(self) -> float | None:
-        """val_bpb on the seed that ideas are screened on: the one score that every other experiment has too."""
+    def screened(self) -> Trial | None:
+        """On the seed that ideas are screened on; where it was run again there, the last."""
         screens = self.screens()
-        return next((t.bpb() for t in reversed(screens) if t.seed == screens[0].seed), None)
+        return next((t for t in reversed(screens) if t.seed == screens[0].seed), None)
+
+    def bpb(self) -> float | None:
+        """val_bpb of that trial: the one score that every other experiment has too."""
+        trial = self.screened()
+        return trial.bpb() if trial else None
 
 
 def last_kept(experiments: Iterable[Experiment]) -> Experiment | None:

@@ -165,9 +165,9 @@ def from_ledger(path: Path) -> dict[str, Any]:
         experiments, pairs = ledger.experiments(), ledger.pairs()
         files = {e.n: changed_files(path, e) for e in experiments}
         trials = [{"id": t.id, "experiment": e.n, "seed": t.seed, "purpose": t.purpose, "changes": sorted(e.changes),
-                   "files": files[e.n], "val_bpb": t.bpb(), "dev_bpb": curve(t.curve)}
+                   "files": files[e.n], "val_bpb": t.bpb(), "dev_bpb": curve(t)}
                   for e in experiments for t in e.trials
-                  if t.purpose in ("screen", "repeat") and t.bpb() and len(curve(t.curve)) > len(LOOKS)]
+                  if t.purpose in ("screen", "repeat") and t.bpb() and len(curve(t)) > len(LOOKS)]
         known = {t["id"] for t in trials}
         return {"study": path.absolute().parent.name, "budget_s": ledger.fact("budget_s"), "trials": trials,
                 "pairs": [[p.trial, p.incumbent_trial] for p in pairs if {p.trial, p.incumbent_trial} <= known]}

@@ -54,7 +54,7 @@ def _text() -> prepared.Prepared:
     if DEMO in prepared.names():
         return prepared.find(DEMO)
     click.echo("preparing the source of Python's standard library", err=True)
-    before = prepared.current().name if prepared.names() else DEMO
+    before = prepared.current_name() or DEMO
     found = prepare.prepare(corpus.stdlib(MAX_BYTES), DEMO, ("bpe-1024", "bpe-2048", "bpe-4096")).prepared
     prepared.select(before)
     return found

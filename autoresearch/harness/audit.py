@@ -35,10 +35,15 @@ IMPLAUSIBLE_NATS = -20.0  # below the likeliest token: further down nothing matt
 
 
 def replayed(inputs_RT: np.ndarray, rows: np.ndarray, positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(S, T): each row kept up to and including its position, another row's text after it."""
-    others = (rows + rng.integers(1, max(2, len(inputs_RT)), len(rows))) % len(inputs_RT)
-    future = np.arange(inputs_RT.shape[1])[None] > positions[:, None]
-    return np.where(future, inputs_RT[others], inputs_RT[rows])
+    """(S, T): each row kept up to and including its position, another row's text after it; where there is no other, its
+    own from elsewhere."""
+    (R, T), S = inputs_RT.shape, len(rows)
+    places_T = np.arange(T)
+    if R > 1:
+        other_ST = inputs_RT[(rows + rng.integers(1, R, S)) % R]
+    else:
+        other_ST = inputs_RT[0][(places_T + rng.integers(1, T, S)[:, None]) % T]
+    return np.where(places_T > positions[:, None], other_ST, inputs_RT[rows])
 
 
 def replay(job: jobs.ScoreJob) -> dict[str, object]:

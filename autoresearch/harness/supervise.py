@@ -13,7 +13,6 @@ import contextlib
 import math
 import os
 import select
-import shutil
 import socket
 import stat
 import subprocess
@@ -26,6 +25,7 @@ from typing import Any, TypeGuard
 from autoresearch.harness import caches, calibrate, checkpoint, launch
 from autoresearch.harness.channel import Channel, RingShape, shared_buffer
 from autoresearch.harness.conditions import Conditions, Observer
+from autoresearch.harness.jobs import DEV_FRACTIONS
 from autoresearch.harness.stranger import Failed, Stranger
 from autoresearch.harness.text import clean, line
 from autoresearch.records import MACHINE, Point
@@ -36,6 +36,9 @@ HAND_OVER_S, HAND_OVER_SHARE, SLOW_DISK_BYTES_PER_S = 3.0, 0.01, 50e6
 FINISH_S = 10.0
 SILENT_S = 60.0  # without a word from a trial that trains, and at least twice what its whole warm-up took
 SLOWER = 20.0  # times its longest silence so far
+# What a trial may tell: it reports four times a second, and dev at fixed fractions and perhaps at its end.
+MOST_POINTS, POINTS_PER_S, MOST_DEV = 1000, 20.0, len(DEV_FRACTIONS) + 1
+MOST_WEIGHTS_BYTES, MOST_TIMES = 1 << 30, 8  # and so many times what the recipe's weights take
 
 FEEDER_DIED = "the feeder died; the disk or the prepared text may be damaged"
 
@@ -148,7 +151,7 @@ class Supervised:
                 raise TrialFailed("interrupted", why) from None
             raise
         self._await("saved", self._hand_over_s(), "handing over the weights")
-        weights = take_weights(self.folder)
+        weights = take_weights(self.folder, MOST_WEIGHTS_BYTES + MOST_TIMES * self.weights_bytes)
         done = self._await("done", self._finish_s(outcome), "its diagnostics")
         outcome.params, outcome.peak_memory_bytes = int(number(done, "params")), int(number(done, "peak_memory_bytes"))
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -172,6 +175,7 @@ class Supervised:
         self._judge_time(outcome)
 
     def _until_stopped(self, start: float, outcome: Outcome, seen: Observer) -> None:
+        measured = 0
         deadline = math.inf if self.budget_s is None else start + self.budget_s + self._grace_s()
         late = TrialFailed("timeout", f"training did not stop at its budget of {self.budget_s} s")
         heard, silent_s = start, max(SILENT_S, 2 * outcome.facts["warmup_s"])
@@ -186,6 +190,11 @@ class Supervised:
             point = Point(int(number(message, "step")), time.monotonic() - start, train,
                           None if dev is None else dev * self.dev_scale)
             outcome.curve.append(point)
+            measured += dev is not None
+            if measured > MOST_DEV or len(outcome.curve) > MOST_POINTS + POINTS_PER_S * point.elapsed_s:
+                raise TrialFailed("invalid", f"the trial reported its progress {len(outcome.curve)} times, {measured} "
+                                             f"with a dev loss, within {point.elapsed_s:.0f} s: more than training has "
+                                             "to tell")
             memory = int(optional(message, "peak_memory_bytes") or 0)
             self.listen({"event": "step", "point": point, "peak_memory_bytes": memory, "load": seen.so_far})
             if message["event"] == "stopped":
@@ -265,9 +274,9 @@ class Supervised:
         return message
 
 
-def take_weights(folder: Path) -> Path:
+def take_weights(folder: Path, most_bytes: int = MOST_WEIGHTS_BYTES) -> Path:
     """A copy, beside its scratch folder, of what a trial says it has left there: it may be running and writing still.
-    Links are not followed."""
+    Links are not followed. At most so many bytes: a hole costs a trial nothing, but the copy of it time and disk."""
     left, taken = folder / launch.SCRATCH / checkpoint.WEIGHTS, folder / checkpoint.WEIGHTS
     try:
         source = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -279,5 +288,10 @@ def take_weights(folder: Path) -> Path:
         if not stat.S_ISREG(os.fstat(source).st_mode):
             raise TrialFailed("invalid", "the trial left something else than a file in place of its weights")
         with open(taken, "wb") as copy:
-            shutil.copyfileobj(weights, copy, 1 << 20)
+            left_bytes = most_bytes
+            while piece := weights.read(1 << 20):
+                left_bytes -= len(piece)
+                if left_bytes < 0:
+                    raise TrialFailed("invalid", f"the trial left weights of more than {most_bytes / 2**20:,.0f} MiB")
+                copy.write(piece)
     return taken

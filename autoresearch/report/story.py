@@ -159,5 +159,5 @@ def _gain(e: Experiment, pairs: tuple[Pair, ...]) -> float | None:
 
 def _trial(e: Experiment, seed: int | None) -> Trial | None:
     screens = e.screens()
-    on_seed = [t for t in screens if t.seed == seed]
-    return next(iter(on_seed or screens[-1:] or e.trials[-1:]), None)
+    of_these = [t for t in screens if t.seed == seed] or screens or e.trials
+    return of_these[-1] if of_these else None

@@ -224,7 +224,7 @@ def _machine(context: Context) -> str:
 
 
 def _trial(e: Experiment) -> Trial | None:
-    return next(iter(e.screens() or e.trials[-1:]), None)
+    return e.screened() or next(iter(e.trials[-1:]), None)
 
 
 def _gain(a: Attempt) -> str:

@@ -30,6 +30,16 @@ LARGE_BYTES = 8 << 20  # some days of a night's events
 TEXT_CHARS = 2000
 
 Event = dict[str, Any]
+# What events of another version lack, for those who show them.
+LACKING: dict[str, Event] = {
+    "note": {"text": ""},
+    "proposed": {"n": 0, "hypothesis": "", "changes": {}},
+    "trial": {"label": "", "seed": 0, "budget_s": None, "part": ""},
+    "phase": {"phase": "loaded"},
+    "trial_ended": {"label": "", "seed": 0, "status": "", "decides": False, "reason": "", "split": "val", "bpb": None,
+                    "steps": 0, "tokens_per_s": 0.0},
+    "decided": {"n": 0, "verdict": "", "reason": "", "hypothesis": "", "bpb": None, "gain_bpb": None},
+}
 
 
 class Teller(View):
@@ -85,13 +95,13 @@ class Teller(View):
         spent = self._study.ledger.account.spent()
         ideas = _ideas(experiments)
         baseline = next((e for e in experiments if e.n == BASELINE), None)
-        first = next(iter(best.screens()), None) if best else None
-        first_of_baseline = next(iter(baseline.screens()), None) if baseline else None
+        screened = best.screened() if best else None
         self._tell("standing", tried=len(ideas), kept=sum(e.verdict == "keep" for e in ideas),
-                   baseline_bpb=first_of_baseline.bpb() if first_of_baseline else None,
+                   baseline_bpb=baseline.bpb() if baseline else None,
                    usd=spent.usd, spent_tokens=spent.tokens, best_n=best.n if best else None,
-                   best_bpb=first.bpb() if first else None,
-                   best_dev=[[p.elapsed_s, p.dev_bpb] for p in first.curve if p.dev_bpb is not None] if first else [])
+                   best_bpb=best.bpb() if best else None,
+                   best_dev=[[p.elapsed_s, p.dev_bpb] for p in (screened.curve if screened else ())
+                             if p.dev_bpb is not None])
 
     def _put_aside(self) -> None:
         with contextlib.suppress(OSError):
@@ -113,9 +123,8 @@ class Teller(View):
 
 
 def verdict(experiment: Experiment, gain_bpb: float | None) -> Event:
-    first = next(iter(experiment.screens()), None)
     return {"event": "decided", "n": experiment.n, "verdict": experiment.verdict, "reason": _short(experiment.reason),
-            "hypothesis": _short(experiment.hypothesis), "bpb": first.bpb() if first else None, "gain_bpb": gain_bpb}
+            "hypothesis": _short(experiment.hypothesis), "bpb": experiment.bpb(), "gain_bpb": gain_bpb}
 
 
 class Follower:
@@ -170,7 +179,7 @@ def _parsed(text: bytes) -> Event | None:
     with contextlib.suppress(ValueError, RecursionError):
         event = json.loads(text)
         if isinstance(event, dict) and isinstance(event.get("event"), str) and isinstance(event.get("at"), int | float):
-            return event
+            return LACKING.get(event["event"], {}) | event
     return None
 
 

@@ -49,9 +49,9 @@ def margin(look: int, left_bpb: float, past: Sequence[float]) -> float:
     return float(decide.as_t(Z, dof) * scale * max(0.0, left_bpb))
 
 
-def curve(points: Sequence[Point]) -> list[float]:
+def curve(trial: Trial) -> Sequence[float]:
     """Dev losses at the fixed shares of the budget."""
-    return [p.dev_bpb for p in points if p.dev_bpb is not None][:len(DEV_FRACTIONS)]
+    return trial.dev_bpb[:len(DEV_FRACTIONS)]
 
 
 def caught_up(mine: Sequence[float], theirs: Sequence[float], delta_bpb: float) -> list[float]:
@@ -61,7 +61,7 @@ def caught_up(mine: Sequence[float], theirs: Sequence[float], delta_bpb: float) 
 
 @dataclass
 class Hope:
-    theirs: list[float] = field(default_factory=list)  # the incumbent's curve on that seed; empty: nothing is judged
+    theirs: Sequence[float] = ()  # the incumbent's curve on that seed; empty: nothing is judged
     past: list[list[float]] = field(default_factory=list)  # of each earlier candidate, how far it caught up
     _looks: int = 0
 
@@ -78,10 +78,10 @@ class Hope:
         if theirs is None or not _whole(theirs):
             return cls()
         changes = {e.n: list(e.changes) for e in experiments}
-        past = [caught_up(curve(trials[p.trial].curve), curve(trials[p.incumbent_trial].curve), p.delta_bpb)
+        past = [caught_up(curve(trials[p.trial]), curve(trials[p.incumbent_trial]), p.delta_bpb)
                 for p in pairs if _whole(trials[p.trial]) and _whole(trials[p.incumbent_trial])
                 and changes[p.experiment] and applies(changes[p.experiment], [])]
-        return cls(curve(theirs.curve), past)
+        return cls(curve(theirs), past)
 
     def lost(self, point: Point) -> str:
         """Why the trial should go on no further, or nothing."""
@@ -101,4 +101,4 @@ def wanted() -> bool:
 
 
 def _whole(trial: Trial) -> bool:
-    return len(curve(trial.curve)) == len(DEV_FRACTIONS)
+    return len(curve(trial)) == len(DEV_FRACTIONS)

@@ -258,9 +258,13 @@ class Judge:
 
     def _likely(self, candidate: Candidate, incumbent_bpb: float) -> float:
         """Gains up to this are believed. The history is the mean over seeds of every experiment that was kept."""
-        kept = [e.n for e in self.lab.ledger.experiments() if e.verdict == "keep" and e.n > BASELINE]
-        gains = [-statistics.fmean(p.delta_bpb for p in pairs) for n in kept if (pairs := self.lab.ledger.pairs(n))]
-        return quarantine.likely_bpb(incumbent_bpb, self._noise(candidate), gains)
+        gains: dict[int, list[float]] = {e.n: [] for e in self.lab.ledger.experiments()
+                                         if e.verdict == "keep" and e.n > BASELINE}
+        for pair in self.lab.ledger.pairs():
+            if pair.experiment in gains:
+                gains[pair.experiment].append(-pair.delta_bpb)
+        return quarantine.likely_bpb(incumbent_bpb, self._noise(candidate),
+                                     [statistics.fmean(of_one) for of_one in gains.values() if of_one])
 
     # Words
 

@@ -86,7 +86,7 @@ class Loop:
             lab.ledger.commit(BASELINE, sha)
         experiment = lab.ledger.experiment(BASELINE)
         try:
-            candidate = self._candidate(experiment)
+            candidate = self._lighter(BASELINE) or self._candidate(experiment)
         except gate.Refused as e:
             raise BaselineFailed("invalid", str(e), "") from None
         have = {t.seed: t for t in experiment.screens()}
@@ -230,7 +230,7 @@ class Loop:
     def _judgement(self, experiment: Experiment) -> Judgement:
         incumbent = self._incumbent()
         try:
-            candidate = self._candidate(experiment)
+            candidate = self._lighter(experiment.n) or self._candidate(experiment)
         except gate.Refused as e:
             return Judgement("invalid", str(e))
         dropping = ablate.fewer(experiment)  # may lead back to what has run: that is its point
@@ -255,8 +255,8 @@ class Loop:
             return None
         text = workspace.read(experiment.sha, f"{CANDIDATE}/{gate.RECIPE}").decode()
         recipe = parse(text)
-        if not (change := sizes.halved(recipe)):
-            return None
+        if starved[0].facts["recipe"] != recipe.digest() or not (change := sizes.halved(recipe)):
+            return None  # a kill came after it was halved, or there is nothing to halve
         why = f"Ran out of memory with {recipe.micro_rows} rows at a time: {change['batch.micro_rows']} instead"
         sha = workspace.amend(experiment.sha, experiment.parent, {
             f"{CANDIDATE}/{gate.RECIPE}": edit(text, change).encode()}, message(experiment.hypothesis, why), n)

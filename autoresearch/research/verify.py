@@ -104,7 +104,9 @@ def seconds(lab: Lab, reference: Path | None, seeds: int) -> float:
         return 0.0
     missing = seeds  # of a champion that is still to be found
     arms = {BASELINE: (*SPLITS, "holdout") if seeds >= SEEDS else SPLITS}
-    for n, splits in (arms | ({REFERENCE: SPLITS} if reference is not None else {})).items():
+    if reference is not None and not _fixed(lab, reference)[1]:
+        arms[REFERENCE] = SPLITS
+    for n, splits in arms.items():
         missing += sum(n not in experiments or not _is_done(experiments[n], FIRST_SEED + i, splits)
                        for i in range(seeds))
     return missing * _trial_s(lab)
@@ -181,22 +183,33 @@ def holdout(summary: Summary) -> str:
         f"{told} It is look {summary.looks} of this study at the holdout: each one is worth less than the one before."
 
 
-def _reference(lab: Lab, path: Path) -> Candidate | None:
-    """The fixed recipe, run by the code that the study began with, in the precision that was found faithful here and
-    compiled where the baseline is: these are the machine's, not a recipe's. None where its tokenizer isn't prepared."""
+def _fixed(lab: Lab, path: Path) -> tuple[Recipe, str]:
+    """The reference recipe, in the precision that was found faithful here and compiled where the baseline is: these are
+    the machine's, not a recipe's. And why it can't be run for this study, or nothing."""
     baseline = lab.ledger.experiment(BASELINE).recipe
     recipe = load(path).replace({key: baseline[key] for key in OF_THE_MACHINE})
     if recipe.data.tokenizer not in lab.runner.prepared.tokenizers():
-        lab.view.note(f"no comparison with the reference recipe: its tokenizer {recipe.data.tokenizer} is not prepared "
-                      "for this text")
+        return recipe, (f"no comparison with the reference recipe: its tokenizer {recipe.data.tokenizer} is not "
+                        "prepared for this text")
+    known = _known_reference(lab)
+    if known and Recipe().replace(known.recipe) != recipe:  # a mean over trials of two recipes is nobody's
+        return recipe, (f"no new trials of the reference recipe: {path.name} has changed since this study was first "
+                        "compared with it")
+    return recipe, ""
+
+
+def _known_reference(lab: Lab) -> Experiment | None:
+    return next((e for e in lab.ledger.experiments() if e.n == REFERENCE), None)
+
+
+def _reference(lab: Lab, path: Path) -> Candidate | None:
+    """The fixed recipe, run by the code that the study began with. None where it can't be run."""
+    recipe, why = _fixed(lab, path)
+    if why:
+        lab.view.note(why)
         return None
     base = lab.ledger.fact("base")
-    known = next((e for e in lab.ledger.experiments() if e.n == REFERENCE), None)
-    if known and Recipe().replace(known.recipe) != recipe:  # a mean over trials of two recipes is nobody's
-        lab.view.note(f"no new trials of the reference recipe: {path.name} has changed since this study was first "
-                      "compared with it")
-        return None
-    if known is None:
+    if _known_reference(lab) is None:
         lab.ledger.propose(n=REFERENCE, parent=base, researcher="reference", hypothesis="The fixed reference recipe",
                            evidence="", changes={}, recipe=recipe.flat())
         lab.ledger.commit(REFERENCE, base)

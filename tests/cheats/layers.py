@@ -134,7 +134,7 @@ def _feeder() -> None:
 @layer
 def _taken_weights() -> None:
     """What lies in the weights' place is moved, whatever it is, and may be written to still."""
-    def move(folder: Path) -> Path:
+    def move(folder: Path, most_bytes: int = 0) -> Path:
         taken = folder / checkpoint.WEIGHTS
         os.replace(folder / launch.SCRATCH / checkpoint.WEIGHTS, taken)
         return taken

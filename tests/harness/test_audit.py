@@ -96,6 +96,16 @@ def test_replayed_rows_keep_their_past_and_get_another_rows_future() -> None:
             assert (future // 1000 != row).all() and (future % 1000 == np.arange(position + 1, 12)).all()
 
 
+def test_the_only_row_of_a_split_gets_a_future_of_its_own_from_elsewhere() -> None:
+    """Otherwise a model that sees it would be replayed on what it saw."""
+    inputs, positions = np.arange(12)[None], np.array([0, 5, 9, 11])
+    for seed in range(20):
+        got = audit.replayed(inputs, np.zeros(4, int), positions, np.random.default_rng(seed))
+        for tokens, position in zip(got, positions, strict=True):
+            assert (tokens[:position + 1] == inputs[0, :position + 1]).all()
+            assert (tokens[position + 1:] != inputs[0, position + 1:]).all()
+
+
 def test_the_reference_of_a_recording_is_the_candidate_that_was_scored(
         mlx: Runner, trained: Outcome, tmp_path: Path) -> None:
     mlx.score(honest(), tiny_recipe(), tmp_path / "scored", trained.weights, "val", None)

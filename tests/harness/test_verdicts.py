@@ -159,6 +159,27 @@ def test_a_trial_that_breaks_the_protocol_is_invalid(mlx: Runner, tmp_path: Path
     assert (outcome.status, reason in outcome.reason) == ("invalid", True), outcome.reason
 
 
+@pytest.mark.parametrize("line", [
+    pytest.param('{"event": "step", "step": 1, "train_nats": 1, "dev_nats": 1}', id="dev"),
+    pytest.param('{"event": "step", "step": 1, "train_nats": 1}', id="train"),
+])
+def test_a_trial_that_tells_more_than_training_has_to_tell_is_invalid(mlx: Runner, tmp_path: Path, line: str) -> None:
+    """Every point is held in memory and kept in the ledger."""
+    outcome = train(mlx, tmp_path, f"while {TRAINING}: _tell({line!r})", budget_s=60.0, steps=None)
+    assert (outcome.status, "reported its progress" in outcome.reason) == ("invalid", True), outcome.reason
+    assert len(outcome.curve) < 2000 and sum(p.dev_bpb is not None for p in outcome.curve) < 10
+
+
+def test_a_file_of_holes_in_place_of_weights_is_not_copied(mlx: Runner, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "MOST_WEIGHTS_BYTES", 1 << 20)
+    told = '{"event": "stopped", "step": 1, "train_nats": 1}\n{"event": "saved"}'
+    outcome = train(mlx, tmp_path, f"if {TRAINING}: open('weights.safetensors', 'wb').truncate(1 << 30); "
+                                   f"_tell({told!r}); time.sleep(9)")
+    assert (outcome.status, "left weights of more than" in outcome.reason) == ("invalid", True), outcome.reason
+    assert (tmp_path / "weights.safetensors").stat().st_size < 8 << 20
+
+
 @pytest.mark.parametrize("value", ["3", None, True, [1], {}, float("nan"), float("inf"), -1e30, 10**400])
 def test_a_measurement_is_a_number_that_can_be(value: object) -> None:
     with pytest.raises(TrialFailed, match="steps = ") as failed:

@@ -176,7 +176,8 @@ def pretended(tokenizer: str = "byte", vocab: int = 257, train_tokens: int = 100
     return SimpleNamespace(
         digest="d", tokenizers=lambda: [tokenizer], tokenizer=lambda name: SimpleNamespace(vocab=vocab),
         manifest=SimpleNamespace(tokenizers={tokenizer: SimpleNamespace(tokens={"train": train_tokens})},
-                                 splits={"val": SimpleNamespace(rows=rows)}))
+                                 splits={name: SimpleNamespace(rows=rows, bytes=100 * rows)
+                                         for name in ("val", "confirm", "holdout")}))
 
 
 def score(bpb: float, split: str = "val") -> Score:

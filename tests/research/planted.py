@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from autoresearch.research.lab import Lab
 from autoresearch.research.until import Until
 from autoresearch.research.view import View
 from backends.recipe import Recipe, parse
-from tests.report.made import START, Made, repository
+from tests.report.made import START, Made, pretended, repository
 
 Rule = Callable[[Recipe, dict[str, bytes]], float]  # bits per byte of a whole run, but for luck
 NATS = 0.6931471805599453
@@ -36,10 +35,7 @@ class Planted:
 
     @property
     def prepared(self) -> Any:
-        splits = {name: SimpleNamespace(rows=10, bytes=1000) for name in ("val", "confirm", "holdout")}
-        return SimpleNamespace(
-            digest="d", tokenizers=lambda: ["byte"], tokenizer=lambda name: SimpleNamespace(vocab=257),
-            manifest=SimpleNamespace(tokenizers={}, splits=splits))
+        return pretended(rows=10)
 
     def train(self, candidate: dict[str, bytes], recipe: Recipe, seed: int, folder: Path, budget_s: float,
               listen: object = None) -> Outcome:

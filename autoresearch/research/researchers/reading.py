@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoresearch.records import BASELINE, Experiment, Point, Trial
+from autoresearch.records import BASELINE, Experiment, Trial
 from autoresearch.research.researchers.base import Context
 
 DIVERGED = re.compile(r"\bnan\b|diverg|not finite|non-finite", re.IGNORECASE)
@@ -84,28 +84,25 @@ def signals(context: Context) -> dict[str, str]:
     tokens = context.train_tokens.get(context.recipe.data.tokenizer, 0)
     if 0 < tokens < 10_000_000:
         found["small_data"] = f"only {tokens / 1e6:.1f}M training tokens"
-    for trial in context.incumbent.screens()[:1]:
+    if trial := context.incumbent.screened():
         if trial.steps < 500:
             found["starved"] = f"only {trial.steps:,} steps"
         if words := _overfits(trial, trial.tokens / tokens if tokens else 0.0, context.spread_bpb):
             found["overfit"] = words
         elif trial.steps >= 5000:
             found["plenty"] = f"{trial.steps:,} steps"
-        late = [bpb for p, bpb in _dev(trial) if p.elapsed_s >= 0.7 * trial.curve[-1].elapsed_s]
+        curve = list(trial.curve)
+        late = [p.dev_bpb for p in curve if p.dev_bpb is not None and p.elapsed_s >= 0.7 * curve[-1].elapsed_s]
         if len(late) > 1 and late[0] - late[-1] > 0.04 * late[-1]:
             found["steep"] = f"dev still falling, {late[0]:.3f} to {late[-1]:.3f}"
     return found
-
-
-def _dev(trial: Trial) -> list[tuple[Point, float]]:
-    return [(p, p.dev_bpb) for p in trial.curve if p.dev_bpb is not None]
 
 
 def _overfits(trial: Trial, epochs: float, spread_bpb: float) -> str:
     """The sign of overfitting in words, or nothing."""
     if epochs > 1.5:
         return f"{epochs:.1f} epochs"
-    dev = [bpb for _, bpb in _dev(trial)]
+    dev = trial.dev_bpb
     if dev and dev[-1] > min(dev) + spread_bpb:
         return f"dev rose from {min(dev):.3f} to {dev[-1]:.3f}"
     nats = [p.train_nats for p in trial.curve if p.train_nats is not None][-20:]
@@ -125,7 +122,7 @@ def cite(e: Experiment, gain: float | None = None) -> tuple[str, str]:
     """An experiment's result in a word or two and in full; without a gain, its own score."""
     verdict, bpb = "baseline" if e.n == BASELINE else e.verdict, e.bpb()
     own = "" if bpb is None else f"{bpb:.4f}"
-    facts = [f"{e.screens()[0].steps:,} steps"] if e.screens() else []
+    facts = [f"{screened.steps:,} steps"] if (screened := e.screened()) else []
     facts += [f"{gain:+.4f} bpb"] if gain is not None else [f"val_bpb {own}"] if own else []
     facts += ["diverged"] if diverged(e) else []
     brief = f"#{e.n} {verdict}" + (f" {gain:+.4f}" if gain is not None else f" at {own}" if own else "")

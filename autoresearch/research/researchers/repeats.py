@@ -43,6 +43,9 @@ IDLE: tuple[tuple[Callable[[Flat], bool], tuple[str, ...]], ...] = (
     (lambda f: f["schedule.seq_parts"] == 1, ("schedule.seq_warmup_frac",)),
     (lambda f: "S" not in f["model.window_pattern"], ("model.short_window_frac",)),
 )
+# What `effective` never touches.
+ALWAYS_COUNT = DEFAULTS.keys() - {"model.window_pattern", "model.kv_heads", "batch.micro_rows"} \
+    - {name for _, names in IDLE for name in names}
 
 
 def effective(flat: Flat) -> dict[str, Any]:
@@ -67,12 +70,17 @@ def repeat_of(recipe: Flat, files: Mapping[str, bytes], experiments: Iterable[Ex
               files_of: Callable[[Experiment], Mapping[str, bytes]]) -> Experiment | None:
     """The latest decided experiment with the same effective recipe and program, unless it was interrupted.
     `files` are the candidate's, by path below backends/gpt/; `files_of` is asked only where the recipe is the same."""
-    wanted = fingerprint(recipe)
+    wanted = effective(recipe)
     for e in sorted(experiments, key=lambda e: -e.n):
-        if e.n >= BASELINE and e.sha and e.verdict not in ("", "interrupted") and fingerprint(e.recipe) == wanted \
+        if e.n >= BASELINE and e.sha and e.verdict not in ("", "interrupted") and _is_run(e.recipe, wanted) \
                 and program(files) == program(files_of(e)):
             return e
     return None
+
+
+def _is_run(flat: Flat, wanted: Flat) -> bool:
+    """Most differ in a key that always counts, which is quickly seen."""
+    return all(flat.get(key, DEFAULTS[key]) == wanted[key] for key in ALWAYS_COUNT) and effective(flat) == wanted
 
 
 def program(files: Mapping[str, bytes]) -> dict[str, str | bytes]:

@@ -2,8 +2,8 @@
 
     Line      where the search along one move stands: on while it helps, half a step back when it
               overshoots, the other way when it fails, never again into a crash
-    Playbook  scores every idea (moves, then combined near-misses), takes the best new one, else widens;
-              on a plateau it also combines first, or branches from an earlier incumbent
+    Playbook  scores every idea (bundles, moves, then combined near-misses), takes the best new one, else
+              widens; on a plateau it also combines first, or branches from an earlier incumbent
 
 It keeps no state: the same ledger gives the same proposal, so a study can stop and go on anywhere.
 """
@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, combinations, islice
 from typing import Any
 
+from autoresearch.records import BASELINE
+from autoresearch.research.researchers import bundles
 from autoresearch.research.researchers.base import Context, Proposal, Researcher
 from autoresearch.research.researchers.moves import DOWN, MOVES, UP, Move, schema_moves
 from autoresearch.research.researchers.reading import Attempt, attempts, cite, signals, stale
@@ -76,7 +78,7 @@ class Playbook(Researcher):
         flat, ran = context.recipe.flat(), seen(context)
         moves = (*MOVES, *schema_moves())
         close = list(near_misses(context, past))
-        scripted = [*scripted_ideas(context, moves, now, past), *close]
+        scripted = [*bundled_ideas(context, past), *scripted_ideas(context, moves, now, past), *close]
         # The sort is stable: the table's order breaks ties.
         ordered = sorted(scripted, key=lambda i: -i.score)
         for idea in chain(off_the_plateau(context, moves, past, close), ordered, widen(context, moves)):
@@ -112,6 +114,14 @@ def scripted_ideas(context: Context, moves: Sequence[Move], now: dict[str, str],
                     hint = "; ".join(now[name] for name, (way, _) in fired.items() if way == sign)
                     yield Idea(score * line.stride / stride, wishes, move.label, move.up if sign == UP else move.down,
                                *(line.last.cite() if line.last else cite(context.incumbent)), hint)
+
+
+def bundled_ideas(context: Context, past: Sequence[Attempt]) -> Iterator[Idea]:
+    """What a recipe that began elsewhere lacks of the preset, each once."""
+    start = next(e.recipe for e in context.experiments if e.n == BASELINE)
+    for bundle, wished in bundles.wishes(context.recipe.flat(), start):
+        if not bundles.was_tried(wished, past):
+            yield Idea(bundle.prior, wished, bundle.label, bundle.why, *cite(context.incumbent))
 
 
 def near_misses(context: Context, past: list[Attempt], most: int = 12) -> Iterator[Idea]:

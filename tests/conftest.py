@@ -19,8 +19,9 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 UNSET = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "AUTORESEARCH_DEBUG", "AUTORESEARCH_AR_TRIED", "ANTHROPIC_API_KEY",
-         "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "AUTORESEARCH_MODEL", "AUTORESEARCH_PRICES",
-         "AUTORESEARCH_AGENT", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+         "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "AUTORESEARCH_MODEL", "AUTORESEARCH_EFFORT",
+         "AUTORESEARCH_FALLBACK_MODEL", "AUTORESEARCH_PRICES", "AUTORESEARCH_AGENT", "AUTORESEARCH_SANDBOX", "GIT_DIR",
+         "GIT_WORK_TREE", "GIT_INDEX_FILE")
 # huggingface_hub reads these when it is imported: no test asks the real hub, nor sends a person's token anywhere.
 os.environ |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": "/nonexistent/huggingface"}
 for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_HUB_OFFLINE"):

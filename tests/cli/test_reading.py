@@ -13,14 +13,19 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from autoresearch import models, sample
 from autoresearch.cli import run, shell, style
 from autoresearch.data import corpus, prepare
 from autoresearch.data.prepared import Prepared
 from autoresearch.errors import UserError
+from autoresearch.harness import checkpoint
 from autoresearch.harness.runner import Runner
 from autoresearch.paths import CANDIDATE
+from autoresearch.records import BASELINE
+from autoresearch.report.story import tell
+from autoresearch.research.events import Event, Teller
 from autoresearch.research.study import Study
 from backends.recipe import parse
 from tests.report.made import START, Made, forty_ideas, repository
@@ -81,6 +86,28 @@ def test_status_compares_champion_and_baseline_on_the_same_seed(made: Made, caps
     made.baseline(2.40, 2.90)
     made.idea("keep", 2.38)
     assert status_of(capsys)["gain_bpb"] == pytest.approx(0.02)
+
+
+def test_of_two_trials_on_the_screening_seed_the_last_counts_wherever_a_score_is_read(
+        made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    made.baseline(2.40, 2.41)
+    n, study = made.idea("keep", 2.30), made.study
+    again = made.trial(n, 2.25)
+    made.trial(BASELINE, 2.38)
+    champion = study.ledger.experiment(n)
+    screened = champion.screened()
+    assert screened is not None and screened.id == again
+    status = status_of(capsys)
+    assert [status[which]["val_bpb"] for which in ("baseline", "champion")] == pytest.approx([2.38, 2.25])
+    logged = [json.loads(line)["val_bpb"] for line in ar(capsys, "log", "--json").splitlines()]
+    assert logged == pytest.approx([2.38, 2.25])
+    assert [a.bpb for a in tell(study).attempts] == pytest.approx([2.38, 2.25])
+    written = study.export_tsv().read_text().splitlines()[1:]
+    assert [line.split("\t")[1] for line in written] == ["2.380000", "2.250000"]
+    told = list[Event]()
+    Teller(study, told.append).decided(champion, 0.1)
+    decided, standing = ([e for e in told if e["event"] == name][-1] for name in ("decided", "standing"))
+    assert (decided["bpb"], standing["best_bpb"], standing["baseline_bpb"]) == pytest.approx((2.25, 2.25, 2.38))
 
 
 def test_status_before_the_baseline(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,6 +259,29 @@ def test_weights_that_are_gone_are_a_sentence_with_a_remedy(made: Made, capsys: 
     assert "ar train" in error
     assert run(shell.command, ["sample", "1"], "ar") == 1
     assert "not kept are deleted" in capsys.readouterr().err
+
+
+def test_champion_baseline_and_numbers_name_the_newest_weights_of_their_experiments(made: Made) -> None:
+    made.baseline(2.4, 2.41)
+    n = made.idea("keep", 2.3)
+    made.idea("discard", 2.5)
+    for e in made.study.ledger.experiments()[:2]:
+        for trial in e.screens():
+            weights = models.weights_path(made.study, trial)
+            weights.parent.mkdir(parents=True)
+            save_file({"w": np.full(4, trial.id, np.float32)}, weights)
+            checkpoint.stamp(weights, checkpoint.record(
+                {}, backend="cpu", precision="float32", device="a test", recipe=e.recipe, vocab=257,
+                tokenizer_digest="t", data_name="letters", data_digest="d", seed=trial.seed, budget_s=300.0, steps=701,
+                tokens=701 * 128, train_s=300.0))
+    first, kept = ([t.id for t in made.study.ledger.experiment(m).screens()] for m in (BASELINE, n))
+    for name, trial_id, label in (("champion", kept[-1], f"experiment {n} of mar8"), (f"#{n}", kept[-1], ""),
+                                  ("baseline", first[-1], "the baseline of mar8"), ("0", first[-1], "")):
+        found = models.find(name)
+        assert (found.trial_id, found.study, found.is_ours) == (trial_id, "mar8", True), name
+        assert load_file(found.weights)["w"][0] == trial_id and found.label.startswith(label)
+    with pytest.raises(UserError, match="those of ideas that were not kept are deleted"):
+        models.find("2")
 
 
 def test_report_prints_where_the_page_is(made: Made, capsys: pytest.CaptureFixture[str]) -> None:

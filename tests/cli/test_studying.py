@@ -1,18 +1,22 @@
-"""Beginning a study: it starts from a commit, so what is not in one is not left out in silence."""
+"""Beginning a study, which one is gone on with, and what stops it. It starts from a commit, so what is not in one is
+not left out in silence."""
 
 from __future__ import annotations
 
+import datetime
 import signal
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pytest
 
-from autoresearch.cli import run, shell, studying
+from autoresearch.cli import loop, run, shell, studying
+from autoresearch.cli.loop import deadline
 from autoresearch.cli.studying import Wanted, begin_or_continue, interruptible, refuse_edits
 from autoresearch.cli.terminal import TerminalView
-from autoresearch.errors import UserError
+from autoresearch.errors import UsageError, UserError
 from autoresearch.research.study import Study
 from autoresearch.research.until import Until
 from tests.report.made import RECIPE, repository
@@ -72,6 +76,24 @@ def test_the_demo_is_gone_on_with_only_by_its_name(tmp_path: Path, monkeypatch: 
     assert "continuing study mar8 on letters, 300 s a trial" in capsys.readouterr().err and len(began) == 1
 
 
+def test_another_text_begins_another_study_unless_one_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    clone, began = repository(tmp_path), list[str]()
+    letters, novels = (SimpleNamespace(name=name, digest=name, root=tmp_path) for name in ("letters", "novels"))
+    monkeypatch.chdir(clone)
+    monkeypatch.setattr(studying.prepared, "current", lambda: novels)
+    monkeypatch.setattr(studying.prepared, "find", lambda name: {"letters": letters, "novels": novels}[name])
+    monkeypatch.setattr(Study, "text", lambda study: letters)
+    monkeypatch.setattr(studying, "_begin", lambda clone, tag, wanted, say: began.append(tag))
+    Study.create(clone, "mar8", facts={"plan": {}, "budget_s": 300.0, "data_name": "letters"}).close()
+    begin_or_continue(Wanted(), TerminalView())
+    assert len(began) == 1 and began != ["mar8"]
+    assert "study mar8 is on letters; the text now is novels: starting a new study" in capsys.readouterr().err
+    for wanted in (Wanted("mar8"), Wanted(data="letters")):
+        begin_or_continue(wanted, TerminalView())[0].close()
+        assert "continuing study mar8 on letters" in capsys.readouterr().err and len(began) == 1
+
+
 @pytest.mark.parametrize("verb", ["loop", "train", "replay", "promote"])
 def test_a_budget_that_is_no_number_says_what_is_wanted(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--depth", "2"] if verb == "promote" else []
@@ -90,3 +112,49 @@ def test_whoever_is_stopped_at_once_is_told_what_goes_on(capsys: pytest.CaptureF
     said = capsys.readouterr().err
     assert "press Ctrl-C again to stop now" in said
     assert "stopped; nothing that was decided is lost, the same command continues" in said
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+def test_term_stops_a_study_as_ctrl_c_twice_does(signals: list[signal.Signals],
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    until, before, went_on = Until(), signal.getsignal(signal.SIGTERM), list[str]()
+
+    @click.command()
+    def work() -> None:
+        with interruptible(until, TerminalView()):
+            for each in signals:
+                signal.raise_signal(each)
+            went_on.append("to the end")
+
+    assert run(work, []) == 1 and went_on == []
+    said = capsys.readouterr().err
+    assert "stopped; nothing that was decided is lost, the same command continues" in said
+    assert ("press Ctrl-C again" in said) == (len(signals) == 2)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+# When a night ends
+
+
+class Evening(datetime.datetime):
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> Evening:
+        return cls(2026, 5, 4, 22, 0, tzinfo=tz)
+
+
+@pytest.mark.parametrize(("hours", "clock", "ends"), [
+    (None, None, None), (1.5, None, (4, 23, 30)), (None, "23:30", (4, 23, 30)), (None, "07:30", (5, 7, 30)),
+    (None, "22:00", (5, 22, 0)), (1.0, "23:30", (4, 23, 0)), (9.0, "23:30", (4, 23, 30)), (9.0, "08:00", (5, 7, 0))])
+def test_a_night_ends_at_the_earlier_of_its_limits_and_an_hour_that_is_past_is_tomorrows(
+        hours: float | None, clock: str | None, ends: tuple[int, int, int] | None,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "datetime", SimpleNamespace(datetime=Evening, timedelta=datetime.timedelta))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(time=lambda: Evening.now().timestamp()))
+    assert deadline(hours, clock) == (ends and datetime.datetime(2026, 5, *ends).timestamp())
+
+
+@pytest.mark.parametrize("clock", ["7h30", "24:00", "07:30 pm", "half past seven"])
+def test_a_time_of_day_that_is_none_says_how_it_is_written(clock: str) -> None:
+    with pytest.raises(UsageError, match=f"--until '{clock}' is not a time of day") as e:
+        deadline(None, clock)
+    assert "HH:MM" in e.value.hint

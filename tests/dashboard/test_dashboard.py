@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from autoresearch.cli import run, shell
+from autoresearch.cli import dashboard, run, shell
 from autoresearch.dashboard.server import FORM_BYTES, STREAMS
 from autoresearch.records import Point
 from autoresearch.research.events import Teller
@@ -289,3 +289,15 @@ def test_a_port_that_is_taken_is_a_sentence(made: Made, monkeypatch: pytest.Monk
         other.listen()
         assert run(shell.command, ["dashboard", "--port", str(other.getsockname()[1])], "ar") == 1
     assert "can't be listened on" in capsys.readouterr().err
+
+
+def test_where_the_usual_port_is_taken_and_none_was_asked_for_it_takes_another(
+        made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        monkeypatch.setattr(dashboard, "PORT", other.getsockname()[1])
+        with dashboard.listening(made.study, None) as server:
+            assert server.port not in (0, dashboard.PORT)
+    with dashboard.listening(made.study, None) as server:
+        assert server.port == dashboard.PORT

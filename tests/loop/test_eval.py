@@ -193,13 +193,12 @@ def test_ctrl_c_ends_all_of_it(clone: Place, run: dict[str, Any], tmp_path: Path
 # Experiments of a study
 
 
-def test_the_champion_and_the_baseline_are_scored_by_name(place: Place) -> None:
+def test_the_champion_is_scored_unless_another_is_named_and_the_baseline_by_number_or_name(place: Place) -> None:
     champion, zero, named = evaluated(place), evaluated(place, "#0"), evaluated(place, "baseline", "--tag", TAG)
     with place.study() as study:
-        best, first = study.ledger.incumbent(), study.ledger.experiment(0)
-    assert best is not None and champion["study"] == TAG
-    assert zero["bpb"] == named["bpb"]
-    newest = first.screens()[-1]
+        best, newest = models.of_experiment(study), study.ledger.experiment(0).screens()[-1]
+    assert (champion["checkpoint"], champion["study"]) == (best.label, TAG)
+    assert (zero["checkpoint"], zero["bpb"]) == (f"the baseline of {TAG}", named["bpb"])
     assert zero["seed"] == newest.seed
     whole = place.text.manifest.splits["val"].rows
     assert zero["rows"] == whole

@@ -23,7 +23,7 @@ def test_what_a_night_found_is_verified_taken_apart_and_handed_on(text: Prepared
     model.write_text(model.read_text().replace(SLOW, RIGHT))
     assert result_of(place.ar("try", "-m", "Let the model speak"))["verdict"] == "keep"
     recipe.write_text(recipe.read_text() + "\n[schedule]\nwarmup_frac = 0.001\n")
-    idle = result_of(place.ar("try", "-m", "A touch of warm-up", "--ratchet", "greedy"))
+    place.ar("try", "-m", "A touch of warm-up", "--ratchet", "greedy")  # kept or not
     with place.study() as study:
         assert study.ledger.fact("ratchet") in (None, "careful"), "one try does not change how the study decides"
 
@@ -37,9 +37,6 @@ def test_what_a_night_found_is_verified_taken_apart_and_handed_on(text: Prepared
     ablated = place.start("ablate", "--json").finish(within_s=280)
     lines = [json.loads(line) for line in ablated.stdout.splitlines()]
     assert lines[0]["verdict"] == "earns" and lines[0]["mean_bpb"] > 0.1
-    if idle["verdict"] == "keep":
-        assert len(lines) == 2
-        assert place.start("ablate", "--prune").finish(within_s=280).stdout
 
     assert "local" in place.ar("replay").stdout and "To be ported to torch" in place.ar("replay").stdout
     assert "there is nothing of it on cpu" in place.ar("replay", "1", "--backend", "cpu", code=1).stderr

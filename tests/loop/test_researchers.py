@@ -1,4 +1,4 @@
-"""Nights that train for real, with a scripted model and a stand-in agent; and what `ar context` prints."""
+"""Nights that train for real, with a scripted model; and what `ar context` prints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoresearch.data.prepared import Prepared
-from tests.loop.conftest import RIGHT, SLOW, TAG, Place, begin, make_clone
+from tests.loop.conftest import RIGHT, SLOW, TAG, Place, begin, decided, make_clone
 from tests.researchers.messages_server import KEY, Reply, failure, message, serving, tool
 
 
@@ -35,7 +35,7 @@ def test_a_model_drives_a_study_that_trains_with_code_edits(backend: str, text: 
     script = [
         message(rate, tool("submit", hypothesis="hardly any learning", evidence="#0")),
         edit(backend, "def logits(", "raise RuntimeError('as scripted')\n\n\ndef logits(", "it can't be imported"),
-        edit(backend, "def logits(", "import socket\n\n\ndef logits(", "what the rules may forbid"),
+        edit(backend, "def logits(", "import socket\n\n\ndef logits(", "an import that nothing uses"),
         message(tool("replace_in_file", path="params.py", old="no such text", new="")),
         edit("mlx", SLOW, RIGHT, "the normalisation that it lacked"),
         failure(401, "authentication_error", "invalid x-api-key")]
@@ -48,6 +48,7 @@ def test_a_model_drives_a_study_that_trains_with_code_edits(backend: str, text: 
     tried = [e for e in place.experiments() if e.n > 0]
     assert [e.researcher for e in tried] == ["claude"] * 4 + ["playbook"]
     assert tried[0].verdict == "discard" and tried[1].verdict in ("crash", "invalid")
+    assert decided(tried[2]), "the lint is a courtesy: what it remarks on is judged by its score"
     assert tried[3].verdict == "keep" or backend == "cpu", "the other framework's file is no news to it"
     assert KEY not in done.stdout + done.stderr
     cost = place.ar("cost").stdout

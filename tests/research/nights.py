@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -29,11 +29,13 @@ from autoresearch.harness.supervise import Outcome, TrialFailed
 from autoresearch.records import Experiment, Point, Score
 from autoresearch.research import fair
 from autoresearch.research.lab import Lab
+from autoresearch.research.ledger import Ledger
 from autoresearch.research.loop import Loop
 from autoresearch.research.researchers.base import Context, Proposal, Researcher
 from autoresearch.research.study import Study
 from autoresearch.research.until import Until
 from autoresearch.research.view import View
+from autoresearch.research.workspace import Workspace
 from backends.recipe import Recipe
 from tests.report.made import copied, pretended
 
@@ -113,11 +115,12 @@ class Runner:
         since = [v for k, v in machine.items() if k.endswith("+") and self.calls >= int(k[:-1])]
         return Conditions(**(QUIET | (since[-1] if since else {}) | machine.get(str(self.calls), {})))
 
-    def too_short(self, recipe: Recipe) -> bool:
-        return False
+    def too_short(self, recipe: Recipe) -> str:
+        return ""
 
-    def train(self, candidate: dict[str, bytes], recipe: Recipe, seed: int, folder: Path, budget_s: float,
-              listen: Callable[[dict[str, Any]], None]) -> Outcome:
+    def train(self, candidate: dict[str, bytes], recipe: Recipe, seed: int, folder: Path, budget_s: float | None,
+              steps: int | None = None, listen: Callable[[dict[str, Any]], None] = lambda m: None) -> Outcome:
+        assert budget_s is not None
         told = self.told
         self.calls += 1
         if self.calls == told.get("die_at"):
@@ -192,10 +195,31 @@ def live(clone: Path, told: dict[str, Any]) -> None:
     """A night in this process, which is for nothing else afterwards."""
     os.environ.update(told.get("environment", {}))
     fair.unfit = lambda *_: ""  # it is quiet whenever one listens
+    _doom(told.get("dies_easing"))
     until = Until(experiments=told["experiments"])
     with Study.open(clone) as study, study.lock():
         lab = Lab(study, study.ledger, Runner(study, told, until), 300.0, Told(clone.parent / "told"))
         Loop(lab, Scripted(told["script"]), {}, until, told.get("ratchet", "careful")).run({}, "")
+
+
+def _doom(when: str | None) -> None:
+    """Kills this process where a recipe that ran out of memory is halved: "before" its commit is made, or "after" the
+    ledger has it."""
+    commit = Ledger.commit
+
+    def killed(*args: Any, **more: Any) -> NoReturn:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("it lives")
+
+    def committed(ledger: Ledger, n: int, sha: str, recipe: dict[str, Any] | None = None, **more: Any) -> None:
+        commit(ledger, n, sha, recipe, **more)
+        if recipe is not None:
+            killed()
+
+    if when == "before":
+        Workspace.amend = killed  # type: ignore[method-assign]
+    elif when == "after":
+        Ledger.commit = committed  # type: ignore[method-assign, assignment]
 
 
 def forked(clone: Path, told: dict[str, Any]) -> int:

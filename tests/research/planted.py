@@ -37,8 +37,9 @@ class Planted:
     def prepared(self) -> Any:
         return pretended(rows=10)
 
-    def train(self, candidate: dict[str, bytes], recipe: Recipe, seed: int, folder: Path, budget_s: float,
-              listen: object = None) -> Outcome:
+    def train(self, candidate: dict[str, bytes], recipe: Recipe, seed: int, folder: Path, budget_s: float | None,
+              steps: int | None = None, listen: object = None) -> Outcome:
+        assert budget_s is not None
         self.calls.append((folder, seed, budget_s, self.backend))
         if len(self.calls) >= self.stop_after:
             self.until.asked = True
@@ -58,7 +59,8 @@ class Planted:
         np.savez(folder / (records or "recorded.npz"), nats=np.ones(3), bytes=np.ones(3))
         return Score(split, bpb * NATS * 1000, 500, 1000, 1000, rows or 10)
 
-    def audit(self, *args: object) -> str:
+    def audit(self, candidate: dict[str, bytes], recipe: Recipe, folder: Path, weights: Path, split: str, rows: int,
+              precision: str, records: str = "recorded.npz") -> str:
         return "replay of 7 positions"
 
     def too_short(self, recipe: Recipe) -> str:

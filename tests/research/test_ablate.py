@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch.cli import ablate as command
+from autoresearch.cli import run, shell
 from autoresearch.errors import UserError
 from autoresearch.records import MACHINE, Trial
 from autoresearch.research import ablate, replay
@@ -17,6 +19,7 @@ from autoresearch.research.ledger import Ledger
 from autoresearch.research.loop import Loop
 from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.stack import stack
+from autoresearch.research.study import Study
 from autoresearch.research.until import Until
 from backends.recipe import Recipe
 from tests.research.planted import Night
@@ -134,6 +137,35 @@ def test_a_pruning_that_only_the_machine_ended_is_tried_anew(night: Night) -> No
     night.made.study.conclude(first, "interrupted", "other programs")
     again = ablate.prune(lab, [idle])
     assert again is not None and again != first and ablate.prune(lab, [idle]) == again
+
+
+def test_ar_ablate_prune_says_what_became_of_it(night: Night, monkeypatch: pytest.MonkeyPatch,
+                                                capsys: pytest.CaptureFixture[str]) -> None:
+    night.keep(optim__matrix_lr=0.02)
+    lab, clone = night.lab(), night.made.study.clone
+    monkeypatch.setattr(command, "open_study", lambda tag: (Study.open(clone), None))
+    monkeypatch.setattr(command, "lab_of", lambda study, *_: replace(lab, study=study, ledger=study.ledger))
+
+    def last_line() -> str:
+        assert run(shell.command, ["ablate", "--prune"], "ar") == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    assert last_line() == "Every change earns its place, or may: nothing to drop."
+    night.keep(optim__adam_beta2=0.9)
+    assert last_line().startswith("#3: keep: ")
+    study = night.made.study
+    assert night.champion == 3 and study.workspace.head() == study.ledger.experiment(3).sha
+    recipe = Recipe().replace(study.ledger.experiment(3).recipe)
+    assert (recipe.optim.matrix_lr, recipe.optim.adam_beta2) == (0.02, 0.95)
+
+
+def test_what_can_not_be_dropped_together_is_said_and_tries_nothing(night: Night) -> None:
+    first = night.keep("Return one", files={"torch_model.py": CODE.replace(b"return None", b"return 1")})
+    night.keep("Return two", files={"torch_model.py": CODE.replace(b"return None", b"return 2")})
+    before = len(night.made.study.ledger.experiments())
+    said = command._prune(night.lab(), [first], Until())
+    assert said == "They can't be dropped together: their changes stand in each other's way."
+    assert len(night.made.study.ledger.experiments()) == before
 
 
 def loop(lab: Lab) -> Loop:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from autoresearch.cli.panel import above, rows
+from autoresearch.cli.terminal import lines
 from autoresearch.records import Point
 from autoresearch.research import events
 from autoresearch.research.events import Event, Follower, Teller
@@ -119,9 +122,20 @@ def test_lines_that_are_no_events_are_skipped(line: bytes, tmp_path: Path) -> No
     assert [event["event"] for event in Follower(path).new()] == ["note"]
 
 
-def test_events_of_another_version_may_lack_anything() -> None:
-    names = ("began", "standing", "proposed", "trial", "phase", "step", "trial_ended", "decided", "who knows")
-    assert folded([{"at": 1.0, "event": name} for name in names]).at == 1.0
+def test_events_of_another_version_may_lack_anything(tmp_path: Path) -> None:
+    names = ("began", "standing", "note", "proposed", "trial", "phase", "step", "trial_ended", "decided", "who knows")
+    bare = [{"at": 1.0, "event": name} for name in names]
+    bare += [{"at": 2.0, "event": name, "bpb": 2.0} for name in ("trial_ended", "decided")]
+    assert folded(list(bare)).at == 2.0
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(event) + "\n" for event in bare))
+    now, found = Now(), Follower(path).new()
+    assert [event["event"] for event in found] == [event["event"] for event in bare]
+    for event in found:
+        now.take(event)
+        assert all(isinstance(line, str) for line in lines(event))
+        above(event, 80)
+        assert list(rows(now, 80, 3.0))
 
 
 def test_a_large_stream_is_put_aside_and_a_follower_goes_on(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,8 +162,20 @@ def test_a_stream_that_cannot_be_written_stops_nothing(made: Made) -> None:
 
 def test_every_event_is_one_write(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a kill tears the last line at most, and a reader never sees two halves of different lines."""
-    teller, _ = told(made)
+    writes: list[bytes] = []
+
+    class Counted(io.FileIO):
+        def write(self, content: Any) -> int:
+            writes.append(bytes(content))
+            return super().write(content)
+
+    def opened(path: Path, mode: str, buffering: int = -1) -> Any:
+        return Counted(path, mode) if buffering == 0 else open(path, mode)
+
+    monkeypatch.setattr(events, "open", opened, raising=False)
+    teller, shown = told(made)
+    trial(teller)
     teller.note("x" * 10_000)
-    lines = stream(made).read_bytes().splitlines(keepends=True)
-    assert all(line.endswith(b"\n") and json.loads(line) for line in lines)
-    assert os.stat(stream(made)).st_size < 10_000, "texts are cut"
+    assert [json.loads(line) for line in writes] == shown and all(line.endswith(b"\n") for line in writes)
+    assert stream(made).read_bytes() == b"".join(writes)
+    assert len(writes[-1]) < 10_000, "texts are cut"

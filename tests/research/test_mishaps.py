@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from autoresearch import sizes
+from autoresearch.cli import loop, run, shell
 from autoresearch.errors import UserError
+from autoresearch.harness.supervise import Outcome
+from autoresearch.harness.text import cut
 from autoresearch.records import BASELINE, Experiment, Trial
-from autoresearch.research import storage
+from autoresearch.research import storage, verify
 from autoresearch.research.storage import Storage
 from autoresearch.research.study import Study
 from backends.recipe import Recipe, parse
+from tests.research import planted
 from tests.research.nights import RATES, failing, make, night, nursery
 
 ROWS = Recipe().rows_per_step
@@ -59,6 +65,18 @@ def test_memory_that_halves_do_not_save_is_a_crash_after_two_trials(clone: Path)
     _, first = night(clone, experiments=1, rows_that_fit=ROWS, script=[{"changes": changes}])
     assert [t.status for t in first.trials] == ["crash", "crash"]
     assert (first.verdict, first.reason) == ("crash", "out of memory: a test")
+
+
+@pytest.mark.parametrize("dies", ["before", "after"])
+@pytest.mark.parametrize(("n", "fit"), [(BASELINE, ROWS // 2), (1, ROWS)])
+def test_a_night_that_dies_as_it_halves_a_recipe_has_it_halved_once(clone: Path, n: int, fit: int, dies: str) -> None:
+    changes = {"batch.tokens_per_step": 2 * Recipe().batch.tokens_per_step}
+    told = {"experiments": n, "rows_that_fit": fit, "script": [{"changes": changes}]}
+    before = night(clone, killed=True, dies_easing=dies, **told)[n]
+    assert [t.facts.get("cause") for t in before.trials] == ["memory"]
+    after = night(clone, **told)[n]
+    assert [t.status for t in after.trials[:2]] == ["crash", "ok"] and after.recipe["batch.micro_rows"] == fit
+    assert after.verdict in ("keep", "discard")
 
 
 @pytest.mark.parametrize(("rows", "micro", "half"), [(8, 0, 4), (8, 4, 2), (6, 3, 1), (12, 0, 6), (9, 0, 3), (7, 7, 1),
@@ -134,9 +152,56 @@ def test_a_budget_that_is_used_up_is_a_sentence_and_the_champion_stays(shelf: tu
     assert "--disk" in e.value.hint and left(shelf[0]) == [7, 8]
 
 
+def test_the_disk_space_that_ar_loop_is_given_is_the_studys_and_bounds_its_trials(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    made = planted.Night.create(tmp_path, lambda recipe, files: 2.0)
+    lab, pages = made.lab(), list[object]()
+    made.made.study.ledger.set_fact("plan", {"changes": {}, "why": ""})
+    made.made.study.close()
+    monkeypatch.setattr(loop, "begin_or_continue", lambda wanted, view: (Study.open(tmp_path), None))
+    monkeypatch.setattr(loop, "lab_of", lambda study, *_: replace(lab, study=study, ledger=study.ledger))
+    monkeypatch.setattr("autoresearch.report.write_report", lambda *args, **kwargs: pages.append(args))
+    for more in (["--disk", "40MB"], []):
+        assert run(shell.command, ["loop", "--experiments", "1", "--verify-seeds", "0", *more], "ar") == 1
+        assert "of the 40.0 MB of disk space that it may" in capsys.readouterr().err
+    assert len(pages) == 2, "the morning's page is written all the same"
+    assert run(shell.command, ["loop", "--experiments", "1", "--verify-seeds", "0", "--disk", "40GB"], "ar") == 0
+    with Study.open(tmp_path, readonly=True) as study:
+        assert study.ledger.fact(storage.FACT) == 40 * 10**9 and study.ledger.experiments()[-1].verdict
+
+
 def test_a_full_disk_is_a_sentence_before_the_trial(shelf: tuple[Path, list[Experiment]],
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: SimpleNamespace(free=4 * 10**8))
     with pytest.raises(UserError, match=r"0.4 GB of disk space are free at .*; the next trial needs 1.0 GB") as e:
         Storage(shelf[0]).make_room(shelf[1], 7, storage.needed_bytes(1000))
     assert "the same command continues" in e.value.hint
+
+
+class Talkative(planted.Planted):
+    def train(self, candidate: dict[str, bytes], recipe: Recipe, seed: int, folder: Path, *args: Any,
+              **more: Any) -> Outcome:
+        outcome = super().train(candidate, recipe, seed, folder, *args, **more)
+        (folder / "log.txt").write_bytes(b"begin" + b"x" * (3 << 20) + b"the end")
+        return outcome
+
+
+def test_of_a_trials_log_the_last_megabyte_stays(tmp_path: Path) -> None:
+    made = planted.Night.create(tmp_path, lambda recipe, files: 2.0)
+    lab = replace(made.lab(), runner=Talkative(made.rule))  # type: ignore[arg-type]
+    trial = lab.screen(verify.candidate(lab, lab.ledger.experiment(BASELINE)), 4)
+    log = (lab.folder(trial.id) / "log.txt").read_bytes()
+    assert trial.status == "ok" and len(log) == 1 << 20 and log.endswith(b"xxx" + b"the end")
+    made.made.study.close()
+
+
+def test_only_a_file_that_is_longer_is_cut_and_never_what_a_link_leads_to(tmp_path: Path) -> None:
+    persons, link, short = tmp_path / "persons", tmp_path / "link", tmp_path / "short"
+    persons.write_text("0123456789")
+    link.symlink_to(persons)
+    short.write_text("0123")
+    for path in (link, short, tmp_path / "missing"):
+        cut(path, 4)
+    assert (persons.read_text(), short.read_text()) == ("0123456789", "0123")
+    cut(persons, 4)
+    assert persons.read_text() == "6789" and not (tmp_path / "missing").exists()

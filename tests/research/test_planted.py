@@ -43,7 +43,8 @@ class Trainer:
     def too_short(self, recipe: Any) -> str:
         return ""
 
-    def train(self, candidate: dict, recipe: Any, seed: int, folder: Path, budget_s: float, **kwargs: Any) -> Outcome:
+    def train(self, candidate: dict, recipe: Any, seed: int, folder: Path, budget_s: float | None,
+              steps: int | None = None, listen: object = None) -> Outcome:
         self.calls.append(seed)
         if len(self.calls) == self.stop_at:
             raise KeyboardInterrupt
@@ -57,23 +58,25 @@ class Trainer:
                        facts={"precision": "float32"})
 
     def score(self, candidate: dict, recipe: Any, folder: Path, weights: Path, split: str, rows: int | None,
-              seconds: float | None = None) -> Score:
+              seconds: float | None = None, records: str = "recorded.npz", per_row: int = 1) -> Score:
         nats = np.full(rows or 100, self.scores[folder.name] * 100 * np.log(2))
-        np.savez(folder / "recorded.npz", nats=nats, bytes=np.full(len(nats), 100))
+        np.savez(folder / (records or "recorded.npz"), nats=nats, bytes=np.full(len(nats), 100))
         return Score(split, float(nats.sum()), 1, 100 * len(nats), 1, len(nats))
 
-    def audit(self, *args: Any) -> str:
+    def audit(self, candidate: dict, recipe: Any, folder: Path, weights: Path, split: str, rows: int,
+              precision: str, records: str = "recorded.npz") -> str:
         return "replay of 7 positions"
 
 
 class Failing(Trainer):
     """One change diverges on one seed."""
 
-    def train(self, candidate: dict, recipe: Any, seed: int, folder: Path, budget_s: float, **kwargs: Any) -> Outcome:
+    def train(self, candidate: dict, recipe: Any, seed: int, folder: Path, budget_s: float | None,
+              steps: int | None = None, listen: object = None) -> Outcome:
         if recipe.optim.matrix_lr == 0.4 and seed == planted.FIRST_SEED:
             folder.mkdir(parents=True)
             return Outcome(status="crash", reason="the loss was nan", cause=DIVERGED)
-        return super().train(candidate, recipe, seed, folder, budget_s, **kwargs)
+        return super().train(candidate, recipe, seed, folder, budget_s, steps, listen)
 
 
 def place(folder: Path, stop_at: int | None = None, trainer: type[Trainer] = Trainer) -> planted.Place:

@@ -324,9 +324,9 @@ def test_proposals_are_quick_with_a_thousand_experiments() -> None:
     study.given["spread_bpb"] = 1.0  # every discard is a near-miss
     took = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         study.step()
-        took.append(time.perf_counter() - began)
+        took.append(time.process_time() - began)
     assert min(took) < 0.1, took
 
 

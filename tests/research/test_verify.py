@@ -122,6 +122,20 @@ def test_the_time_it_takes_is_known_beforehand_and_falls_with_what_is_done(night
     assert verify.seconds(lab, None, 5) == pytest.approx(5 * 1.1 * 300, rel=0.01), "the next champion is counted"
 
 
+def test_no_time_is_reserved_for_a_reference_that_can_not_run(night: Night, tmp_path: Path) -> None:
+    night.keep(optim__matrix_lr=0.02)
+    reference, lab = tmp_path / "reference.toml", night.lab()
+    reference.write_text(START)
+    assert verify.seconds(lab, reference, 5) == pytest.approx(15 * 1.1 * 320), "three models on five seeds"
+    reference.write_text(START.replace('"byte"', '"bpe-2048"'))
+    assert verify.seconds(lab, reference, 5) == pytest.approx(10 * 1.1 * 320), "its tokenizer is not prepared"
+    reference.write_text(START)
+    verify.verify(lab, reference, 1, Until())
+    assert verify.seconds(lab, reference, 5) > verify.seconds(lab, None, 5)
+    reference.write_text(START.replace("depth = 1", "depth = 2"))
+    assert verify.seconds(lab, reference, 5) == verify.seconds(lab, None, 5), "it is another recipe now"
+
+
 def test_the_time_it_takes_includes_scoring_of_all_that_is_scored(night: Night,
                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count(0.0, 40.0)
@@ -203,25 +217,28 @@ def test_a_night_verifies_until_its_deadline_and_has_its_page_if_that_fails(nigh
                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     """What was reserved for verification is no reason for verification to stop."""
     night.keep(optim__matrix_lr=0.02)
-    lab, study, seen, pages = night.lab(), night.made.study, list[bool](), list[object]()
+    lab, study, seen, pages = night.lab(), night.made.study, list[tuple[bool, bool]](), list[object]()
     study.ledger.set_fact("plan", {"changes": {}, "why": ""})
     until = Until(deadline=time.time() + 3600)
 
+    def look() -> None:
+        seen.append((until.late(1900.0), until.late(1700.0)))
+
     def verified(lab: Lab, reference: Path | None, seeds: int, until: Until) -> None:
-        seen.append(until.late(1900.0))
+        look()
         if fails:
             raise UserError("no space is left", "Free some.")
 
     monkeypatch.setattr(loop, "begin_or_continue", lambda wanted, view: (study, None))
     monkeypatch.setattr(loop, "lab_of", lambda *args: lab)
     monkeypatch.setattr(loop, "say_who_else", lambda *args: None)
-    monkeypatch.setattr(loop, "loop_of", lambda *args: SimpleNamespace(run=lambda *a: seen.append(until.late(1900.0))))
+    monkeypatch.setattr(loop, "loop_of", lambda *args: SimpleNamespace(run=lambda *a: look()))
     monkeypatch.setattr(verify, "seconds", lambda *args: 5000.0)
     monkeypatch.setattr(loop, "verified", verified)
     monkeypatch.setattr("autoresearch.report.write_report", lambda *args, **kwargs: pages.append(args))
     with pytest.raises(UserError, match="no space") if fails else contextlib.nullcontext():
         loop.night(Wanted(), until, verify_seeds=5, with_reference=False)
-    assert seen == [True, False] and len(pages) == 1
+    assert seen == [(True, False), (False, False)] and len(pages) == 1, "half of the hour is reserved"
 
 
 def test_every_run_says_which_of_how_many_it_is_and_a_seed_that_lacks_one_why(night: Night) -> None:

@@ -367,7 +367,7 @@ def test_what_a_killed_process_left_is_removed_and_a_killed_gits_lock_is_given_t
     lock.touch()
     began = time.monotonic()
     workspace.ensure()
-    assert not index.exists() and not lock.exists() and 0.2 < time.monotonic() - began < 3
+    assert not index.exists() and not lock.exists() and time.monotonic() - began > 0.2
     workspace.advance(workspace.head(), propose(workspace, 5))
     assert [p.name for p in (repo / "studies/mar8").iterdir()] == ["worktree"]
 

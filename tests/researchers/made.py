@@ -76,8 +76,8 @@ class Runner:
     def too_short(self, recipe: Recipe) -> str:
         return ""
 
-    def train(self, candidate: dict[str, bytes], recipe: Recipe, seed: int, folder: Path, budget_s: float,
-              listen: Any) -> Outcome:
+    def train(self, candidate: dict[str, bytes], recipe: Recipe, seed: int, folder: Path, budget_s: float | None,
+              steps: int | None = None, listen: object = None) -> Outcome:
         self.environments.append(dict(os.environ))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "weights.safetensors").write_bytes(b"w")
@@ -96,7 +96,8 @@ class Runner:
         np.savez(folder / (records or "recorded.npz"), nats=nats, bytes=np.full(rows, 100))
         return Score(split, float(nats.sum()), 100 * rows, 100 * rows, 100 * rows, rows)
 
-    def audit(self, *args: Any) -> str:
+    def audit(self, candidate: dict[str, bytes], recipe: Recipe, folder: Path, weights: Path, split: str, rows: int,
+              precision: str, records: str = "recorded.npz") -> str:
         return "replay of 7 positions"
 
 

@@ -4,7 +4,8 @@ It plays a script, one entry for each request, and keeps what it was asked. An e
 
     message(...)     an answer, streamed event by event
     failure(...)     an HTTP error with the service's body
-    one of broken, reset, drip, page   what networks and proxies do to answers
+    refusal(...), overloaded_midway()   answers that come to nothing
+    one of reset, drip, page   what networks and proxies do to answers
 """
 
 from __future__ import annotations
@@ -144,7 +145,6 @@ class Server(ThreadingHTTPServer):
     def __init__(self, script: list[Reply], forever: Reply | None):
         self.script, self.forever = list(script), forever
         self.asked: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
         super().__init__(("127.0.0.1", 0), Handler)
 
     @property
@@ -164,7 +164,6 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.partition("?")[0] != "/v1/messages":
             return failure(404, "not_found_error", self.path)(self)
         server.asked.append(json.loads(body))
-        server.headers.append({k.lower(): v for k, v in self.headers.items()})
         reply = server.script.pop(0) if server.script else server.forever
         if reply is None:
             return failure(400, "invalid_request_error", "the script has ended")(self)

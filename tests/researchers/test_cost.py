@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,17 @@ from autoresearch.cli import run, shell
 from autoresearch.cli.researching import Asked, hint, make
 from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, Spend, Spent
-from autoresearch.research.account import arms, course
+from autoresearch.research.account import Entry, Moment, arms, course
 from autoresearch.research.ledger import Ledger
 from autoresearch.research.prices import OWN, prices
+from autoresearch.research.researchers.backed import Backed
+from autoresearch.research.researchers.base import Researcher
+from autoresearch.research.researchers.claude import FALLBACK, MODEL, Claude
+from autoresearch.research.researchers.command import Command
+from autoresearch.research.researchers.hybrid import Hybrid, Relay
 from autoresearch.research.researchers.playbook import Playbook
+from autoresearch.research.researchers.search import Search
+from autoresearch.research.researchers.service import Limits
 from autoresearch.research.study import Study
 from tests.researchers.made import clone_at, night
 from tests.researchers.messages_server import KEY
@@ -51,23 +59,22 @@ def test_what_was_recorded_is_read_back_and_added_up(tmp_path: Path) -> None:
 def test_gains_are_set_against_what_they_cost(studied: Path) -> None:
     with Study.open(studied) as study:
         entries = study.ledger.account.entries()
-        tried = [e for e in study.ledger.experiments() if e.n > BASELINE]
-    kept = [(tried[0], 0.3), (tried[1], None)]
-    assert tried[0].verdict in ("keep", "discard")
-    arm = next(a for a in arms(kept, entries) if a.researcher == "claude")
-    assert (arm.usd, arm.tokens, arm.requests, arm.failed, arm.waited_s) == (6.0, 1_100_000, 2, 1, 30.0)
-    assert next(a for a in arms(kept, entries) if a.researcher == "playbook").experiments == 2
-    over_time = course(kept, entries, 2.0)
-    assert [m.n for m in over_time] == [0, 1, 2] and over_time[-1].usd == 6.0
-    assert over_time[1].bpb == pytest.approx(2.0 - (0.3 if tried[0].verdict == "keep" else 0.0))
-    assert over_time[2].trained_tokens == sum(t.tokens for e in tried for t in e.trials) > 0
+        first, second = (e for e in study.ledger.experiments() if e.n > BASELINE)
+    judged = [(replace(first, verdict="keep"), 0.25), (replace(second, verdict="discard"), 0.125)]
+    found = {arm.researcher: arm for arm in arms(judged, entries)}
+    paid, free = found["claude"], found["playbook"]
+    assert (paid.usd, paid.tokens, paid.requests, paid.failed, paid.waited_s) == (6.0, 1_100_000, 2, 1, 30.0)
+    assert (free.experiments, free.kept, free.gain_bpb, free.usd) == (2, 1, 0.25, 0.0)
+    trained = [sum(t.tokens for t in e.trials) for e in (first, second)]
+    assert min(trained) > 0
+    assert course(judged[::-1], [*entries, Entry(2, "", UNPRICED)], 2.0) == [
+        Moment(0, 2.0, 0.0, 0, 0), Moment(1, 1.75, 6.0, 1_100_000, trained[0]),
+        Moment(2, 1.75, 6.0, 1_101_000, sum(trained))], "what was not kept gains nothing"
 
 
 def test_gain_per_dollar_is_not_claimed_where_a_price_is_missing() -> None:
     class Kept:
         researcher, verdict, trials, n = "claude", "keep", (), 1
-
-    from autoresearch.research.account import Entry
 
     def arm(*spends: Spend):
         return arms([(Kept(), 0.5)], [Entry(1, "", s) for s in spends])[0]  # type: ignore[list-item]
@@ -128,6 +135,58 @@ def test_what_would_fail_at_night_fails_at_once(asked: Asked, env: dict[str, str
     with pytest.raises(UserError) as e:
         make(asked)
     assert why in e.value.message and e.value.hint
+
+
+def parts(made: Researcher) -> object:
+    """A researcher by its kind and what it was made with."""
+    match made:
+        case Backed():
+            return "backed", parts(made._first), parts(made._then)
+        case Hybrid():
+            return "hybrid", parts(made.numeric), parts(made.llm), made.asked_share
+        case Relay():
+            return "relay", parts(made.first), parts(made.then)
+        case Search():
+            return "search", type(made.sampler).__name__
+        case Claude():
+            return "claude", made.model, made.fallback, made.effort, made.service.limits
+        case Command():
+            return "command", made.command, made.limits, made.most_s, made.passed_on
+    assert isinstance(made, Playbook)
+    return "playbook"
+
+
+KEYED = {"ANTHROPIC_API_KEY": KEY}
+ELSEWHERE = KEYED | {"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"}
+FIVE = Limits(5.0)
+ALONE, BY_RULES = ("claude", MODEL, FALLBACK, "", FIVE), "playbook"
+
+
+@pytest.mark.parametrize(("asked", "env", "made"), [
+    (Asked("search"), {}, ("search", "Cma")),
+    (Asked("search", sampler="tpe"), {}, ("search", "Tpe")),
+    (Asked("relay", sampler="random"), {}, ("relay", BY_RULES, ("search", "Uniform"))),
+    (Asked("hybrid", sampler="tpe", llm_share=0.5), KEYED, (
+        "hybrid", ("search", "Tpe"), ("backed", ALONE, ("search", "Tpe")), 0.5)),
+    (Asked("hybrid", agent="sh -c true", agent_minutes=2.0, agent_env=("X_KEY",), max_usd=1.0, max_tokens=9), {}, (
+        "hybrid", ("search", "Cma"), ("backed", ("command", "sh -c true", Limits(1.0, 9), 120.0, ("X_KEY",)),
+                                      ("search", "Cma")), 0.3)),
+    (Asked("command", agent="sh -c true"), {}, ("backed", ("command", "sh -c true", FIVE, 900.0, ()), BY_RULES)),
+    (Asked("claude"), KEYED, ("backed", ALONE, BY_RULES)),
+    (Asked("claude"), ELSEWHERE, ("backed", ALONE, BY_RULES)),
+    (Asked("claude", fallback_model="", effort="low"), KEYED, (
+        "backed", ("claude", MODEL, "", "low", FIVE), BY_RULES)),
+    (Asked("claude", model="llama", max_tokens=9), ELSEWHERE, (
+        "backed", ("claude", "llama", "", "", Limits(5.0, 9)), BY_RULES)),
+    (Asked("claude", model="llama", fallback_model="lama", max_tokens=9), ELSEWHERE, (
+        "backed", ("claude", "llama", "lama", "", Limits(5.0, 9)), BY_RULES)),
+    (Asked("claude", model=FALLBACK), KEYED, ("backed", ("claude", FALLBACK, FALLBACK, "", FIVE), BY_RULES)),
+])
+def test_a_researcher_is_made_of_what_was_asked_for(asked: Asked, env: dict[str, str], made: object,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert parts(make(asked)) == made
 
 
 def test_the_key_leaves_the_environment_as_soon_as_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,4 +55,4 @@ def listening(study: Study, port: int | None) -> Dashboard:
     for wanted in [port] if port else [PORT, 0]:
         with contextlib.suppress(OSError):
             return Dashboard(study.clone, study.tag, wanted)
-    raise UserError(f"port {port} can't be listened on", "Something else has it: name another with --port.")
+    raise UserError(f"port {port or PORT} can't be listened on", "Something else has it: name another with --port.")

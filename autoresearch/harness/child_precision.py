@@ -69,9 +69,10 @@ def compare(backend: Backend, recipe: Recipe, vocab: int, precision: str, second
 
 
 def _gradients(exact: dict[str, np.ndarray], low: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What became of each gradient. A tensor counts for the cosine where float32 has more than rounding to say."""
-    norms = {name: float(np.linalg.norm(g)) for name, g in exact.items()}
-    telling = [name for name, norm in norms.items() if norm > TELLING * max(norms.values())]
+    """What became of each gradient. A tensor counts for the cosine where float32 has more than rounding to say, and
+    each one does where none has."""
+    norms = {name: _finite(float(np.linalg.norm(g)), 0.0) for name, g in exact.items()}
+    telling = [name for name, norm in norms.items() if norm >= TELLING * max(norms.values())]
     there = sum(int(np.count_nonzero(g)) for g in exact.values())
     lost = sum(int(np.count_nonzero((low[name] == 0) & (g != 0))) for name, g in exact.items())
     cosines = {name: _cosine(exact[name], low[name]) for name in telling}

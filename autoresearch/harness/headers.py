@@ -22,7 +22,14 @@ from pathlib import Path
 
 from autoresearch import machine, scratch
 from autoresearch.harness import caches, launch
+from autoresearch.harness.assemble import PACKAGE
 
+ENDS_WITH_US = f"""import sys
+sys.path.insert(0, {str(PACKAGE)!r})
+from autoresearch.harness.parent import end_group_with_us, end_with_parent
+end_with_parent()
+end_group_with_us()
+"""
 PROGRAM = "import torch\ntorch.compile(lambda x: x.sin() + 1, fullgraph=True)(torch.ones(64, 64))"
 WITHIN_S = 120.0
 KINDS = (".h", ".gch")
@@ -56,8 +63,8 @@ def _make(kept: Path) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     with scratch.folder() as own, tempfile.TemporaryDirectory(dir=kept.parent, prefix=caches.UNFINISHED) as name:
         process = launch.register(subprocess.Popen(
-            [sys.executable, "-I", "-c", PROGRAM], cwd=own, env=launch.environment(own), start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            [sys.executable, "-I", "-c", ENDS_WITH_US + PROGRAM], cwd=own, env=launch.environment(own),
+            start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(WITHIN_S)

@@ -34,16 +34,22 @@ class Diverged(Exception):
     pass
 
 
-def warm_up(backend: Backend, recipe: Recipe, job: jobs.TrialJob) -> None:
-    """Compile and touch everything that training touches, on random tokens; the state is thrown away."""
+def stages(recipe: Recipe) -> list[float]:
+    """The progress of a step in each stage of the short rows, which are each compiled for itself. The schedule is the
+    candidate's, so it is asked: all along the budget, and as closely along the part that the recipe gives to them."""
     from backends.gpt import schedule
 
+    asked = sorted({i / 100 * end for i in range(101) for end in (1.0, recipe.schedule.seq_warmup_frac)}, reverse=True)
+    return list({schedule.row_parts(recipe, progress): progress for progress in asked}.values())
+
+
+def warm_up(backend: Backend, recipe: Recipe, job: jobs.TrialJob) -> None:
+    """Compile and touch everything that training touches, on random tokens; the state is thrown away."""
     rng = np.random.default_rng(0)
     state = initial_state(backend, recipe, job.vocab, job.seed)
-    stages = {schedule.row_parts(recipe, i / 100): i / 100 for i in reversed(range(101))}  # each compiled for itself
-    for i in range(WARMUP_STEPS * len(stages)):
+    for progress in stages(recipe) * WARMUP_STEPS:
         tokens = rng.integers(0, job.vocab, (recipe.rows_per_step, recipe.model.seq_len + 1), dtype=np.int32)
-        float(backend.step(state, tokens, list(stages.values())[i % len(stages)]))
+        float(backend.step(state, tokens, progress))
     backend.loss(state, rng.integers(0, job.vocab, (job.dev_rows, recipe.model.seq_len + 1), dtype=np.int32))
     backend.sync()
 

@@ -21,7 +21,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,6 +38,7 @@ from autoresearch.research.study import Study
 from autoresearch.research.until import Until
 from autoresearch.research.view import View
 from backends.recipe import Recipe
+from tests.report.made import pretended
 
 ROOT = Path(__file__).resolve().parents[2]
 TAG = "mar8"
@@ -72,10 +72,7 @@ class FastRunner:
     answer_s: float = 1.0
     points: int = 4
     backend: str = "fake"
-    prepared: Any = field(default_factory=lambda: SimpleNamespace(
-        digest="d", name="made up", tokenizers=lambda: ["byte"], tokenizer=lambda name: SimpleNamespace(vocab=257),
-        manifest=SimpleNamespace(tokenizers={"byte": SimpleNamespace(tokens={"train": 10**8})},
-                                 splits={"val": SimpleNamespace(rows=7)})))
+    prepared: Any = field(default_factory=lambda: pretended(train_tokens=10**8, rows=7))
 
     def too_short(self, recipe: Recipe) -> str:
         return ""

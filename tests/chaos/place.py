@@ -34,7 +34,6 @@ class Place:
         self.folder, self.clone = folder, make(folder, **facts)
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
-        self._shared = shared_memory()
         self._nursery = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.nursery", str(self.clone)], cwd=ROOT, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True,
@@ -106,7 +105,6 @@ class Place:
         nothing_is_counted_twice(experiments)
         self._branch_and_ledger_agree(experiments, head, base)
         self._no_file_is_left(experiments)
-        assert shared_memory() <= self._shared
         assert not list(self.temporary.iterdir())
         return experiments
 
@@ -158,10 +156,6 @@ def nothing_is_counted_twice(experiments: list[Experiment]) -> None:
         assert all(count == 1 for count in scored.values()), (e.n, scored)
         assert all(len(t.scores) == (t.status == "ok") for t in e.trials)
         assert all(t.status != "running" for t in e.trials)
-
-
-def shared_memory() -> set[str]:
-    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
 
 
 def lives(process: psutil.Process) -> bool:

@@ -1,5 +1,5 @@
 """Nights that are hurt in every way, and what is true after each: no acknowledged result is lost or counted twice, the
-branch and the ledger agree, and no process, file or shared memory is left behind.
+branch and the ledger agree, and no process or file is left behind.
 
 `make chaos` runs all of it; without what is slow it takes some seconds.
 """
@@ -25,6 +25,7 @@ from autoresearch.research.git import git
 from tests.chaos.fast import ROOT, TAG
 from tests.chaos.place import CONT, KILL, STOP, TERM, Place, lives, send
 from tests.chaos.points import POINTS
+from tests.harness.tiny import comes_true
 
 SIGNALS = int(os.environ.get("CHAOS_SIGNALS", "500"))
 slow = pytest.mark.slow
@@ -158,26 +159,40 @@ def test_git_that_fails_now_and_then_stops_a_night_with_a_reason(tmp_path: Path)
         goes_on(place)
 
 
-@slow
-def test_a_ledger_that_others_read_and_lock_is_waited_for(place: Place) -> None:
+def lock_the_ledger(place: Place, seconds: float) -> None:
+    """As another program would, which also reads it."""
     path = place.clone / "studies" / TAG / "ledger.sqlite"
-    night = place.start(experiments=5)
-    for held_s in (0.2, 0.5, 0.2, 3.0):  # the last is longer than it is waited for
-        time.sleep(0.5)
-        db = sqlite3.connect(path, isolation_level=None, timeout=5)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as db:
         db.execute("BEGIN IMMEDIATE")
-        time.sleep(held_s)
+        time.sleep(seconds)
         db.execute("ROLLBACK")
-        db.close()
-    assert place.wait(night) in (0, 1)
-    assert "Traceback" not in place.said()
+
+
+@slow
+def test_a_ledger_that_others_lock_for_a_moment_is_waited_for(place: Place) -> None:
+    night = place.start(experiments=20)
+    for held_s in (0.2, 0.5, 0.2):
+        time.sleep(0.5)
+        lock_the_ledger(place, held_s)
+        assert lives(night), place.said()
+    assert place.wait(night) == 0, place.said()
+    goes_on(place)
+
+
+@slow
+def test_a_ledger_that_stays_locked_stops_a_night_with_a_reason(place: Place) -> None:
+    night = place.start(experiments=60)
+    time.sleep(0.5)
+    lock_the_ledger(place, 3.0)  # a night of these tests waits for a second
+    assert place.wait(night) == 1 and "Traceback" not in place.said()
+    assert "error: " in place.said() and "in use by another program" in place.said(), place.said()
     goes_on(place)
 
 
 def test_a_second_night_is_refused_and_a_dead_ones_lock_is_taken_over(place: Place) -> None:
-    first = place.start()
-    time.sleep(0.5)
-    assert place.run() == 1
+    first, lock = place.start(), place.clone / "studies" / TAG / "lock"
+    assert comes_true(lambda: lock.exists() and lock.read_text() == f"{first.pid}\n", 10)
+    assert place.run(experiments=1) == 1
     assert f"in use by process {first.pid}" in place.said()
     first.kill()
     place.wait(first)

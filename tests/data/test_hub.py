@@ -393,12 +393,14 @@ def test_a_branch_that_moves_during_the_look_up_gives_files_of_one_commit(server
     assert list(found.documents()) == [b"first 0", b"first 1"]
 
 
-def test_a_hub_that_is_not_there_is_unreachable_at_once(server: Hub, monkeypatch: pytest.MonkeyPatch):
+def test_a_hub_that_is_not_there_is_unreachable_at_once(server: Hub, waits: list[float],
+                                                         monkeypatch: pytest.MonkeyPatch):
     for url in (DEAD, "http://hub.invalid"):
         point_at(monkeypatch, url)
         with pytest.raises(Unreachable, match=r"can't be reached \(" + url) as caught:
             published.reachable_tinystories(Wishes())
         assert "\n" not in caught.value.message and "ar prepare stdlib" in caught.value.hint
+    assert waits == []
 
 
 def test_a_name_server_that_never_answers_is_not_waited_for(server: Hub, monkeypatch: pytest.MonkeyPatch):

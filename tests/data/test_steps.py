@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from autoresearch.data import disk, manifest, prepared
 from autoresearch.data import prepare as module
 from autoresearch.data.manifest import SPLITS
 from autoresearch.data.prepare import extend, prepare
+from autoresearch.data.tokenizer import Tokenizer, train_bpe
 from autoresearch.errors import UserError
 from autoresearch.harness.runner import Runner
 from tests.data.test_tokenizer import gpt2_like
@@ -60,6 +61,22 @@ def test_the_first_two_shards_are_encoded_and_the_others_on_demand(sharded: prep
     assert [list(shard) for shard in before] == [list(shard) for shard in sharded.tokens("train", "bpe-300")]
     assert b"".join(decoded(extend(sharded, "bpe-300", 99), "bpe-300")) == train
     assert extend(sharded, "bpe-300", 1).manifest == prepared.load(sharded.root).manifest
+
+
+def test_bpe_learns_from_every_so_manyth_document_of_a_large_train_split(monkeypatch: pytest.MonkeyPatch):
+    taught: list[list[bytes]] = []
+
+    def learning(documents: Callable[[], Iterable[bytes]], vocab: int) -> Tokenizer | None:
+        taught.append(list(documents()))
+        return train_bpe(documents, vocab)
+
+    monkeypatch.setattr(module, "train_bpe", learning)
+    for most_bytes in (10**9, 100_000):
+        monkeypatch.setattr(module, "LEARNED_BYTES", most_bytes)
+        found = prepare(made_corpus(DOCUMENTS), f"of-{most_bytes}", ("bpe-300",)).prepared
+    train, every = list(found.documents("train")), -(-found.manifest.splits["train"].bytes // 100_000)
+    assert taught == [train, train[::every]] and every > 2
+    assert sum(map(len, taught[1])) < 1.1 * 100_000, "documents are of one size here, so this many bytes"
 
 
 LOCK = """

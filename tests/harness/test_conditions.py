@@ -21,7 +21,7 @@ from autoresearch.harness.conditions import LIMITS, Conditions, Observer, drifte
 from autoresearch.harness.runner import Runner
 from autoresearch.harness.sensors import Counters, Instant, Sample
 from autoresearch.records import Point
-from tests.harness.tiny import comes_true, honest, ours_below, tiny_recipe
+from tests.harness.tiny import comes_true, gone, honest, ours_below, tiny_recipe
 
 QUIET = Conditions(elapsed_s=300.0, cores=8.0, outside_cores=0.1, idle_cores=1.0, memory_stall_frac=0.0,
                    swapped_bytes=0, limited_frac=0.0, cpu_mhz=3000.0, gpu_mhz=1500.0, on_battery=False, speed=2.0,
@@ -387,7 +387,7 @@ def test_a_killed_study_lets_the_machine_sleep(inhibitor: Path) -> None:
            "with awake(print):\n    time.sleep(0.3)\n    os.kill(os.getpid(), signal.SIGKILL)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == -signal.SIGKILL
     pid = pid_of(inhibitor)
-    assert comes_true(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 5)
+    assert comes_true(lambda: gone(pid), 5)
 
 
 def test_a_machine_without_a_way_of_staying_awake_runs_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -158,8 +157,7 @@ def test_temporary_folders_of_the_dead_are_removed_and_those_of_the_living_are_n
     other.touch()
     with scratch.folder() as outer, scratch.folder() as inner:
         assert outer.is_dir() and inner.is_dir() and not left.exists() and other.exists()
-        began = time.monotonic()
-    assert not outer.exists() and not inner.exists() and time.monotonic() - began < 1
+    assert not outer.exists() and not inner.exists()
 
 
 def test_what_is_nested_deeper_than_python_follows_is_removed_too(tmp_path: Path) -> None:

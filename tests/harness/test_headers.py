@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from autoresearch import machine
 from autoresearch.harness import assemble, headers, launch
+from tests.harness.tiny import ROOT, comes_true, gone
 
 MADE = f"""
 import os, sys
@@ -28,6 +30,23 @@ def main(job):
             print(name, open(path, "w").write("changed"))
         except OSError as e:
             print(name, type(e).__name__, open(path).read())
+"""
+
+SUPERVISOR = """
+import sys
+from pathlib import Path
+from autoresearch import machine
+from autoresearch.harness import headers
+machine.cxx = lambda: sys.executable
+headers.PROGRAM = sys.argv[2]
+headers.made(Path(sys.argv[1]))
+"""
+COMPILES = """
+import os, subprocess, time
+compiler = subprocess.Popen(["sleep", "600"])
+open({path!r} + ".new", "w").write(f"{{os.getpid()}} {{compiler.pid}}")
+os.rename({path!r} + ".new", {path!r})
+time.sleep(600)
 """
 
 
@@ -55,6 +74,20 @@ def test_where_it_can_not_be_made_it_is_tried_once_and_trials_do_without(
     assert headers.made(tmp_path / "file") is None
     monkeypatch.setattr(machine, "cxx", lambda: None)
     assert headers.made(tmp_path / "elsewhere") is None and not (tmp_path / "elsewhere").exists()
+
+
+def test_what_compiles_it_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    """The compiler too, that PyTorch has started."""
+    pids = tmp_path / "pids"
+    supervisor = subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(tmp_path / "home"),
+                                   COMPILES.format(path=str(pids))], cwd=ROOT)
+    try:
+        assert comes_true(pids.exists, 20)
+    finally:
+        supervisor.kill()
+        supervisor.wait()
+    left = [int(pid) for pid in pids.read_text().split()]
+    assert len(left) == 2 and comes_true(lambda: all(gone(pid) for pid in left), 5)
 
 
 def test_a_candidate_reads_what_is_lent_to_it_and_can_not_change_it(count: Path, tmp_path: Path) -> None:

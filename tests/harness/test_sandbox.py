@@ -16,12 +16,12 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from autoresearch.cli import machine, shell
+from autoresearch.cli import VERBS, machine, shell
 from autoresearch.errors import UserError
 from autoresearch.harness import assemble, confine, landlock, launch, sandbox, seccomp, watch
 from autoresearch.harness.selfcheck import Tried, self_check
 from autoresearch.harness.watch import Watch
-from tests.harness.tiny import comes_true
+from tests.harness.tiny import ROOT, comes_true, gone
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="by Linux's means")
 ELDER = range(1, landlock.version())  # the newest is tried below as it is
@@ -142,7 +142,7 @@ def test_a_process_that_is_left_behind_ends_with_the_trial(tmp_path: Path) -> No
     code = "if os.fork() == 0:\n    print('pid', os.getpid(), flush=True)\n    import time; time.sleep(600)"
     said = ran(tmp_path, code)
     pid = int(said.split()[1])
-    assert comes_true(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", 1)
+    assert comes_true(lambda: gone(pid), 1)
 
 
 @linux
@@ -235,15 +235,25 @@ def test_a_machine_without_it_is_told_what_that_means_and_refused(monkeypatch: p
     assert sandbox.require() is False and sandbox.describe() == "off"
 
 
-@pytest.mark.parametrize("verb", ["loop", "try", "train", "probe", "verify", "demo", "sample", "eval"])
 def test_every_command_that_runs_candidates_asks_for_the_sandbox_first(
-        verb: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those that have the switch, which are those that docs/threat-model.md names."""
+    commands = {verb: shell.load(verb) for verb in VERBS}
+    confined = {verb for verb, command in commands.items() if any("--no-sandbox" in p.opts for p in command.params)}
+    section = (ROOT / "docs/threat-model.md").read_text().partition("\n### Where it is missing\n")[2]
+    assert confined == set(re.findall(r"`(?:ar )?(\w+)`", section.partition("stop and")[0]))
     monkeypatch.chdir(tmp_path)  # no study is here: without the switch it fails later, for that reason
     monkeypatch.setattr(sandbox, "missing", lambda: "this system lacks Landlock")
     monkeypatch.setenv(sandbox.SWITCH, "")
-    arguments = ["-m", "x"] if verb == "try" else []
-    refused = CliRunner().invoke(shell.load(verb), arguments)
-    assert isinstance(refused.exception, UserError) and "no sandbox: this system" in refused.exception.message
+    for verb in confined:
+        refused = CliRunner().invoke(commands[verb], {"try": ["-m", "x"], "promote": ["--depth", "2"]}.get(verb, []))
+        assert isinstance(refused.exception, UserError), (verb, refused.output)
+        assert "no sandbox: this system" in refused.exception.message, verb
+
+
+def test_the_switch_lets_candidates_out_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "missing", lambda: "this system lacks Landlock")
+    monkeypatch.setenv(sandbox.SWITCH, "")
     monkeypatch.setattr(machine.click, "echo", lambda text, **_: said.append(text))
     said: list[str] = []
 

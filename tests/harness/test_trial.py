@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from autoresearch.harness.supervise import Outcome, plumbing
 from backends.recipe import load, preset_file
 from tests.data.texts import made_text
 from tests.harness.test_verdicts import LOSS, with_code
-from tests.harness.tiny import comes_true, edited, honest, ours_below, tiny_recipe
+from tests.harness.tiny import comes_true, edited, gone, honest, ours_below, tiny_recipe
 
 # The feeder
 
@@ -75,6 +76,7 @@ def test_the_feeder_hands_out_the_seeds_rows_and_counts_the_steps_that_were_take
 
 
 def test_no_token_is_there_before_the_clock_starts(fed: Fed) -> None:
+    assert select.select([fed.process.stdout], [], [], 30)[0], "it is ready, and has the text"
     assert not comes_true(lambda: fed.ring.steps.any() or fed.ring.dev.any(), 0.5)
     fed.process.stdin.write(b"\0")
     fed.process.stdin.flush()
@@ -193,7 +195,7 @@ def test_a_process_that_a_candidate_started_ends_with_the_trial(mlx: Runner, tmp
     code = "import subprocess; print('pid', subprocess.Popen(['sleep', '600']).pid); raise ValueError"
     mlx.train(with_code(LOSS, code), tiny_recipe(), 1, tmp_path, None, steps=1)
     pid = next(int(x.split()[1]) for x in (tmp_path / "log.txt").read_text().splitlines() if x.startswith("pid "))
-    assert comes_true(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", 3)
+    assert comes_true(lambda: gone(pid), 3)
 
 
 def test_a_study_trains_on_its_own_shards_and_encodes_those_that_a_tokenizer_lacks(

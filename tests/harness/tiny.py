@@ -77,6 +77,14 @@ def _is_ours(process: psutil.Process, folder: str) -> bool:
         return False
 
 
+def gone(pid: int) -> bool:
+    """Whether a process has ended, waited for or not."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def comes_true(condition: Callable[[], object], within_s: float) -> bool:
     end = time.monotonic() + within_s
     while not condition():

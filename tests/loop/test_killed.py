@@ -17,6 +17,7 @@ from tests.loop.conftest import TAG, Place, begin, make_clone
 from tests.loop.test_loop import LOOP, agrees, same
 
 pytestmark = pytest.mark.slow
+SHARED = ("torch_", "psm_", "sem.")  # what PyTorch and multiprocessing call shared memory that has a name
 KEEPS = ("before the branch moves", "after the branch moved", "after the worktree followed")  # only with a keep
 
 
@@ -24,9 +25,11 @@ def killed(place: Place, point: str, nth: int, *args: str) -> None:
     """`ar` as a process that dies at a point, and all of its processes with it."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "AUTORESEARCH_CACHE": str(place.text.root.parents[1])}
     command = [sys.executable, "-m", "tests.chaos.doomed", point, str(nth), *args]
+    shared = set(Path("/dev/shm").glob("*"))
     done = subprocess.run(command, cwd=place.clone, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, f"{done.stdout}\n{done.stderr}"
     assert comes_true(lambda: not ours_below(place.root), 4), ours_below(place.root)
+    assert not [p for p in set(Path("/dev/shm").glob("*")) - shared if p.name.startswith(SHARED)]
 
 
 @pytest.mark.parametrize(("point", "nth"), [

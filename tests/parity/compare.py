@@ -7,12 +7,11 @@
     beyond     the measurements over their limits, as sentences; a test asserts that there are none,
                a test with a planted bug that there is one
 
-`python -m tests.parity.compare` prints the table in docs/parity.md.
+`python -m tests.parity.figures` prints the table in docs/parity.md.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +19,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
 import torch
 
 import backends
@@ -32,6 +32,7 @@ from backends.torch_backend import gradients
 
 CARDS = ["cuda"] if torch.cuda.is_available() else []
 BACKENDS = ["cpu", "mlx", *CARDS]  # of cpu and mlx a missing one is a failure, never a skip
+SLOW_ON_CPU = ["mlx", pytest.param("cpu", marks=pytest.mark.slow), *CARDS]  # where torch compiles for half a minute
 WITH_BFLOAT16 = ["cpu", "mlx", *(name for name in CARDS if torch.cuda.get_device_capability() >= AMPERE)]
 VOCAB = 97
 CURVE_STEPS = 30
@@ -245,23 +246,3 @@ def beyond(measured: Mapping[str, float]) -> list[str]:
     """The measurements that are not within their limit; NaN is within none."""
     return [f"{name}: {value:.1e}, at most {LIMITS[kind(name)]:.0e}" for name, value in measured.items()
             if not value <= LIMITS[kind(name)]]
-
-
-def main(seeds: int = 5) -> None:
-    """The largest deviation of each kind per variant over some seeds, as a Markdown table."""
-    torch.set_num_threads(1)
-    kinds = list(LIMITS)
-    print("| variant | " + " | ".join(kinds) + " |\n|---" + "|---:" * len(kinds) + "|")
-    for variant in VARIANTS:
-        worst = dict.fromkeys(kinds, 0.0)
-        for seed in range(seeds):
-            for name, value in measure(variant, seed=seed).items():
-                worst[kind(name)] = max(worst[kind(name)], value if math.isfinite(value) else math.inf)
-        print(f"| {variant} | " + " | ".join(f"{worst[k]:.1e}" for k in kinds) + " |")
-    curve = max(measure(v, trained=False, seed=seed)["curve"] for v in VARIANTS for seed in range(seeds))
-    print(f"| limit | {' | '.join(f'{LIMITS[k]:.0e}' for k in kinds)} |\n\n"
-          f"Largest distance of the curves from the real initial weights: {curve:.1e}")
-
-
-if __name__ == "__main__":
-    main()

@@ -13,8 +13,11 @@ import pytest
 import torch
 
 import backends
+from autoresearch.harness import trial
+from autoresearch.harness.child import initial_state
+from autoresearch.harness.jobs import TrialJob
 from backends.base import Backend
-from backends.gpt import mlx_model, params, torch_model
+from backends.gpt import mlx_model, schedule, torch_model
 from backends.recipe import Recipe
 from backends.spec import GPTSpec
 from tests.parity import compare
@@ -153,29 +156,32 @@ def test_compiled_mlx_keeps_its_weights_out_of_the_graph() -> None:
 def in_stages(backend: Backend, compiled: bool) -> tuple[compare.Problem, Any]:
     p = compare.problem("short rows first")
     p = dataclasses.replace(p, recipe=p.recipe.replace({"runtime.compile": compiled, "model.depth": 1}))
-    names = {row.name for row in params.table(GPTSpec.of(p.recipe, compare.VOCAB))}
-    weights = {k: v[:1] if k.endswith("lambdas") else v for k, v in p.weights.items() if k in names}
-    return p, backend.init(p.recipe, compare.VOCAB, weights)
+    return p, initial_state(backend, p.recipe, compare.VOCAB)
 
 
-# Where torch takes half a minute to compile.
-SLOW_ON_CPU = ["mlx", pytest.param("cpu", marks=pytest.mark.slow), *compare.CARDS]
+@pytest.mark.parametrize("frac", [0.001, 0.03, 0.3, 1.0])
+@pytest.mark.parametrize("parts", [1, 2, 4, 8, 16])
+def test_the_warm_up_of_a_trial_meets_every_stage_of_the_short_rows(parts: int, frac: float) -> None:
+    """However short it is: what it misses is compiled within the budget."""
+    recipe = Recipe().replace({"schedule.seq_parts": parts, "schedule.seq_warmup_frac": frac})
+    met = [schedule.row_parts(recipe, progress) for progress in trial.stages(recipe)]
+    assert sorted(met) == [n for n in (1, 2, 4, 8, 16) if n <= parts]
 
 
-@pytest.mark.parametrize("name", SLOW_ON_CPU)
+@pytest.mark.parametrize("name", compare.SLOW_ON_CPU)
 def test_every_stage_of_the_short_rows_is_compiled_once(name: str) -> None:
     backend = backends.load(name)
-    p, eager = in_stages(backend, False)
-    _, state = in_stages(backend, True)
-    for progress in (0.0, 0.3, 0.9):  # what the warm-up of a trial does
-        float(backend.step(state, p.batches[0], progress))
-    _, state = in_stages(backend, True)
+    p, state = in_stages(backend, True)
+    trial.warm_up(backend, p.recipe, TrialJob(
+        name, {}, compare.VOCAB, seed=1, budget_s=None, steps=STEPS, dev_rows=3, folder="", control=0, ring=0, filled=0,
+        free=0))
     with compiling_forbidden(backend):
         compiled = compare.curve_of(backend, state, p, STEPS)
+    _, eager = in_stages(backend, False)
     assert compiled == pytest.approx(compare.curve_of(backend, eager, p, STEPS), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", SLOW_ON_CPU)
+@pytest.mark.parametrize("name", compare.SLOW_ON_CPU)
 def test_checkpointing_compiles_to_the_same_curve(name: str) -> None:
     backend, p = backends.load(name), compare.problem("checkpointing")
     curves = []

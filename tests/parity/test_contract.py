@@ -9,7 +9,8 @@ import pytest
 
 import backends
 from backends.base import Backend, Device, resolve_precision
-from backends.gpt import params
+from backends.gpt import mlx_optim, params, torch_optim
+from backends.torch_backend import TorchBackend
 from tests.parity import compare
 
 
@@ -176,6 +177,41 @@ def test_diagnostics_are_the_true_sizes_per_role(backend: Backend, p: compare.Pr
                 for what, arrays in (("weight", p.weights), ("grad", oracle.grads)) for role in roles.values()}
     assert set(found) == set(expected)
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_is_scored_and_saved_is_the_average_that_a_candidate_keeps(
+        backend: Backend, p: compare.Problem, state: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, half = p.batches[0], {k: w / 2 for k, w in p.weights.items()}
+    averaged = backend.init(p.recipe, compare.VOCAB, half)
+    logits, loss = backend.logits(averaged, tokens[:, :-1]), backend.loss(averaged, tokens)
+    trained = float(backend.step(backend.init(p.recipe, compare.VOCAB, dict(p.weights)), tokens, 0.5))
+    optim = mlx_optim if backend.name == "mlx" else torch_optim
+    monkeypatch.setattr(optim, "eval_weights", lambda weights, moments: {k: w / 2 for k, w in weights.items()})
+    for name, w in backend.weights(state).items():
+        np.testing.assert_array_equal(w, half[name])
+    np.testing.assert_array_equal(backend.logits(state, tokens[:, :-1]), logits)
+    assert backend.loss(state, tokens) == loss != trained
+    assert float(backend.step(state, tokens, 0.5)) == trained, "what trains are the weights themselves"
+
+
+def test_gradients_have_no_dropout(backend: Backend, p: compare.Problem) -> None:
+    found = [backend.gradients(backend.init(p.recipe.replace({"model.dropout": share}), compare.VOCAB, dict(p.weights)),
+                               p.batches[0]) for share in (0.0, 0.5)]
+    assert found[0][0] == found[1][0]
+    for name, g in found[0][1].items():
+        np.testing.assert_array_equal(g, found[1][1][name])
+
+
+def test_on_a_device_that_compiles_nothing_compile_is_as_false(p: compare.Problem,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Device("GTX 1080 Ti", 11 << 30, ("float32",), compiles=False)
+    monkeypatch.setattr(TorchBackend, "device", lambda self: card)
+    monkeypatch.setattr("torch.compile", lambda *args, **kwargs: pytest.fail("compiled"))
+    curves = []
+    for compiled in (True, False):
+        backend, recipe = backends.load("cpu"), p.recipe.replace({"runtime.compile": compiled})
+        curves.append(compare.curve_of(backend, backend.init(recipe, compare.VOCAB, dict(p.weights)), p, 2))
+    assert curves[0] == curves[1]
 
 
 def test_a_precision_the_device_lacks_is_refused() -> None:

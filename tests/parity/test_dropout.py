@@ -18,7 +18,6 @@ from backends.spec import GPTSpec
 from tests.parity import compare
 
 SHAPE = (4, 64, 128)
-SLOW_ON_CPU = ["mlx", pytest.param("cpu", marks=pytest.mark.slow), *compare.CARDS]
 
 
 def mask(share: float, salt: float, place: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
@@ -81,14 +80,14 @@ def test_scoring_drops_nothing(backend: Any) -> None:
     assert seen[0][1] == seen[1][1]
 
 
-@pytest.mark.parametrize("name", SLOW_ON_CPU)
+@pytest.mark.parametrize("name", compare.SLOW_ON_CPU)
 def test_a_compiled_step_draws_new_masks_each_time(name: str) -> None:
     """The salt is an argument of the compiled step: one mask for ever would be a constant of its graph."""
     backend = backends.load(name)
     assert losses(backend, 1, compiled=True) == pytest.approx(losses(backend, 1), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", SLOW_ON_CPU)
+@pytest.mark.parametrize("name", compare.SLOW_ON_CPU)
 def test_dropout_works_in_bfloat16(name: str) -> None:
     p = compare.problem("gpt2 with dropout")
     curves = []

@@ -118,6 +118,16 @@ def test_what_the_trainer_does_is_faithful(card: Backend, low: str) -> None:
     assert quick.allowed and not slow.allowed and "gains nothing" in slow.reason
 
 
+def test_gradients_that_are_all_no_numbers_are_called_not_finite(card: Backend,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 too, whose gradients are those at the weights that the low precision has ruined."""
+    real = card.gradients
+    monkeypatch.setattr(card, "gradients", lambda state, tokens: (
+        np.nan, {name: np.full_like(g, np.nan) for name, g in real(state, tokens)[1].items()}))
+    found = compared(card, "float16", seconds=0.0)
+    assert found.not_finite > 10_000 and "numbers that are not finite" in precision.unfaithful(found)
+
+
 def test_a_diverging_low_precision_is_refused_by_each_sign_of_it() -> None:
     good = Faithful("float16", 8, 0.0, 0.999, "head.weight", 0.001, 1.0, 0, 2.0)
     assert precision.judge(good, 1.0, False).allowed

@@ -52,11 +52,14 @@ def peak_bytes(changes: dict[str, Any], name: str = "mlx", work: Work = one_step
     return held + max(itertools.accumulate(e.nbytes() for e in events if e.name() == "[memory]")), estimated
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_checkpointing_takes_less_memory(compiled: bool) -> None:
-    kept, _ = peak_bytes({"runtime.compile": compiled})
-    recomputed, _ = peak_bytes({"runtime.compile": compiled, "runtime.checkpoint": True})
-    assert recomputed < 0.5 * kept
+@pytest.mark.parametrize(("name", "compiled", "share"), [
+    ("mlx", False, 0.5), pytest.param("mlx", True, 0.5, marks=pytest.mark.slow),
+    ("cpu", False, 0.25),  # 0.14; autograd, which checkpointing needs there, takes 0.44 of torch.func by itself
+])
+def test_checkpointing_takes_less_memory(name: str, compiled: bool, share: float) -> None:
+    kept, _ = peak_bytes({"runtime.compile": compiled}, name)
+    recomputed, _ = peak_bytes({"runtime.compile": compiled, "runtime.checkpoint": True}, name)
+    assert recomputed < share * kept
 
 
 def named(changes: dict[str, Any]) -> str:

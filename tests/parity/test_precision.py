@@ -10,7 +10,7 @@ import pytest
 import backends
 from tests.parity import compare
 
-LIMIT_NATS = 0.01  # the loss falls by 3 nats on the way; measured 0.0014
+LIMIT_NATS = 0.01  # the loss falls by 3 nats on the way; measured 0.0019
 
 
 def curve(name: str, precision: str) -> np.ndarray:

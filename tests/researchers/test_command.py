@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from autoresearch.cli.researching import Asked, make
@@ -21,6 +20,7 @@ from autoresearch.research.researchers.base import NoProposal, Proposal
 from autoresearch.research.researchers.command import Command, reported
 from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.researchers.service import Limits
+from tests.harness.tiny import gone
 from tests.researchers.made import FILES, clone_at, context, night
 
 HIDES = pytest.mark.skipif(sys.platform == "linux" and not landlock.version(), reason="this kernel can't hide folders")
@@ -42,10 +42,6 @@ def agent(tmp_path: Path) -> Agent:
         given: dict = dict(prefix=veil.command([tmp_path / "secret"]), most_s=30.0) | fields
         return Command(shlex.join([sys.executable, str(path)]), Limits(usd, tokens), **given)
     return make
-
-
-def runs(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_its_edits_are_the_proposal(agent: Agent) -> None:
@@ -130,7 +126,7 @@ time.sleep(600)
     with pytest.raises(NoProposal, match="still at it after 5 minutes and was ended"):
         agent(hangs, most_s=300.0).propose(context(spend=spends.append))
     started = [int(pid) for pid in pids.read_text().split()]
-    assert len(started) == 2 and not any(runs(pid) for pid in started)
+    assert len(started) == 2 and all(gone(pid) for pid in started)
     assert "still at it" in spends[0].status and spends[0].latency_s > 300
 
 
@@ -141,7 +137,7 @@ child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],
 pathlib.Path({str(tmp_path / 'seen/pids')!r}).write_text(str(child.pid))
 """
     agent(leaves + EDIT).propose(context())
-    assert not runs(int((tmp_path / "seen/pids").read_text()))
+    assert gone(int((tmp_path / "seen/pids").read_text()))
 
 
 @HIDES

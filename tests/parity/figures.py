@@ -87,8 +87,8 @@ def main() -> None:
     own = {k: v for k, v in Recipe().flat().items() if k in compare.BASE and k.endswith("_lr")}
     for eps in (1e-10, 1e-8, 1e-6):
         apart = [max(curves_apart(rates | {"optim.adam_eps": eps}, compare.CURVE_STEPS)) for rates in (own, {})]
-        print(f"Adam's epsilon {eps:.0e}: curves of {compare.CURVE_STEPS} steps {apart[0]:.1e} apart at the default rates, "
-              f"{apart[1]:.1e} at those of the comparison")
+        print(f"Adam's epsilon {eps:.0e}: curves of {compare.CURVE_STEPS} steps {apart[0]:.1e} apart at the default "
+              f"rates, {apart[1]:.1e} at those of the comparison")
     print(f"\nThe weakest planted bugs, beyond their limit: {weakest_bug()}")
 
 

@@ -53,6 +53,7 @@ class Conditions:
     stopped_s: float = 0.0
     cores: float = 1.0
     outside_cores: float | None = None
+    stolen_cores: float | None = None  # of these: by other guests of the host that this machine is one of
     idle_cores: float | None = None
     memory_stall_frac: float | None = None
     swapped_bytes: int | None = None
@@ -67,6 +68,12 @@ class Conditions:
     speed: float | None = None  # calibrated, the mean of before and after
     slowed_frac: float | None = None  # from before to after
     step_s: list[float] = field(default_factory=list)  # in each segment of the course; a dev measurement included
+
+    @property
+    def others(self) -> str:
+        """Who used most of what others used: no list of processes shows what a host's other guests do."""
+        by_host = (self.stolen_cores or 0.0) > 0.5 * (self.outside_cores or 0.0)
+        return "other machines on this host" if by_host else "other programs"
 
     def words(self) -> str:
         """What a person may want to know of it, short."""
@@ -114,7 +121,7 @@ def lost(c: Conditions, budget_s: float, accelerated: bool = False, limits: Limi
     used = (c.outside_cores or 0.0) * min(1.0, c.elapsed_s / budget_s)
     if accelerated or used <= limits.outside_frac * c.cores:
         return ""
-    return (f"other programs used {c.outside_cores:.2f} of {c.cores:g} cores in its first {c.elapsed_s:.0f} s; over "
+    return (f"{c.others} used {c.outside_cores:.2f} of {c.cores:g} cores in its first {c.elapsed_s:.0f} s; over "
             f"all its {budget_s:g} s at most {limits.outside_frac * c.cores:.2f} is fair, which no rest could mend")
 
 
@@ -122,7 +129,7 @@ def _shared(c: Conditions, accelerated: bool, limits: Limits) -> str:
     """By what the machine was shared."""
     crowded = not accelerated or c.idle_cores is None or c.idle_cores < limits.idle_cores
     if c.outside_cores is not None and crowded and c.outside_cores > limits.outside_frac * c.cores:
-        return (f"other programs used {c.outside_cores:.2f} of {c.cores:g} cores while it trained; at most "
+        return (f"{c.others} used {c.outside_cores:.2f} of {c.cores:g} cores while it trained; at most "
                 f"{limits.outside_frac * c.cores:.2f} is fair")
     if c.memory_stall_frac is not None and c.memory_stall_frac > limits.memory_stall_frac:
         return (f"memory was short: programs waited for it {c.memory_stall_frac:.0%} of the time; at most "
@@ -192,7 +199,9 @@ def load(before: Counters, after: Counters, seconds: float) -> Conditions:
         return Conditions(seconds, cores=cores)
     busy = (after.busy_s - before.busy_s) / seconds
     own = (after.own_s - before.own_s) / seconds
-    return Conditions(seconds, cores=cores, outside_cores=max(0.0, busy - own), idle_cores=max(0.0, cores - busy))
+    stolen_s = _difference(before.stolen_s, after.stolen_s)
+    return Conditions(seconds, cores=cores, outside_cores=max(0.0, busy - own), idle_cores=max(0.0, cores - busy),
+                      stolen_cores=None if stolen_s is None else stolen_s / seconds)
 
 
 class Observer:
@@ -236,7 +245,7 @@ class Observer:
         return Conditions(
             elapsed_s=elapsed_s, asleep_s=self._first.asleep_s(self._last), set_s=self._first.set_s(self._last),
             stopped_s=max(self._ours_s, self._theirs_s), cores=used.cores, outside_cores=used.outside_cores,
-            idle_cores=used.idle_cores,
+            stolen_cores=used.stolen_cores, idle_cores=used.idle_cores,
             memory_stall_frac=None if stall is None else stall / elapsed_s,
             swapped_bytes=None if swapped is None else int(swapped), faults=None if faults is None else int(faults),
             limited_frac=min(1.0, share) if samples or heat is not None else None,

@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,8 @@ import psutil
 from autoresearch.harness import cgroup
 
 ROOT = Path("/")
+# Columns of /proc/stat: user, nice, system, irq, softirq, steal; the first two hold what guests of ours take.
+BUSY, STOLEN = (0, 1, 2, 5, 6, 7), (7,)
 # Goes on while the machine sleeps, as time.monotonic() does not. macOS calls it CLOCK_MONOTONIC.
 BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 COOLING = re.compile(r"processor|cpufreq|cpu-?idle|powerclamp|gpu|devfreq", re.IGNORECASE)
@@ -65,12 +67,13 @@ class Counters:
     swapped_bytes: int | None
     throttled_s: float | None  # some core's clock was cut because it was hot
     faults: int | None  # of our own processes: pages that had to come from disk
+    stolen_s: float | None = None  # of busy_s: what a hypervisor gave to its other guests
 
 
 def counters(root: Path = ROOT) -> Counters:
     own = list(_family())
     return Counters(_busy_s(root), sum(_cpu_s(p) for p in own), _memory_stall_s(root), _swapped_bytes(root),
-                    _throttled_s(root), _faults(own))
+                    _throttled_s(root), _faults(own), _cpu_time_s(root, STOLEN))
 
 
 def cores(root: Path = ROOT) -> float:
@@ -201,19 +204,22 @@ def _busy_s(root: Path) -> float | None:
     if cgroup.cores(root):
         return None
     if sys.platform == "linux":
-        return _busy_of(_text(root / "proc/stat") or "", os.sched_getaffinity(0))
+        return _cpu_time_s(root, BUSY)
     t = psutil.cpu_times()
     return float(t.user + t.nice + t.system)
 
 
-def _busy_of(stat: str, allowed: set[int]) -> float | None:
+def _cpu_time_s(root: Path, columns: Sequence[int]) -> float | None:
     """By /proc/stat, on the cores that we may use. Cores that are switched off have no line. A container may number its
     cores anew, while our rights name them as the machine does: then all that it shows are ours."""
+    stat = (_text(root / "proc/stat") or "") if sys.platform == "linux" else ""
     ticks = {int(core): fields.split() for core, fields in re.findall(r"^cpu(\d+) (.+)$", stat, re.MULTILINE)}
+    if not ticks:
+        return None
+    allowed = os.sched_getaffinity(0)
     ours = [ticks[core] for core in allowed] if allowed <= ticks.keys() else list(ticks.values())
-    # user, nice, system, irq, softirq, steal; the first two hold what guests of ours take.
-    used = sum(int(fields[i]) for fields in ours for i in (0, 1, 2, 5, 6, 7) if i < len(fields))
-    return used / os.sysconf("SC_CLK_TCK") if ticks else None
+    used = sum(int(fields[i]) for fields in ours for i in columns if i < len(fields))
+    return used / os.sysconf("SC_CLK_TCK")
 
 
 def _memory_stall_s(root: Path) -> float | None:

@@ -98,7 +98,7 @@ def crowded(terms: Terms, backend: str, seconds: float = LOOK_S, stop: Callable[
     seen = looked(seconds, stop)
     if seen.outside_cores is None or not conditions.unfair(seen, accelerated=accelerated(backend)):
         return ""
-    return (f"other programs use {seen.outside_cores:.2f} of {seen.cores:g} cores (at most "
+    return (f"{seen.others} use {seen.outside_cores:.2f} of {seen.cores:g} cores (at most "
             f"{LIMITS.outside_frac * seen.cores:.2f} while a trial trains); end them, or add --busy-ok")
 
 

@@ -11,8 +11,7 @@ from autoresearch.data.prepared import Prepared
 from autoresearch.harness import audit
 from autoresearch.harness.runner import Runner
 from autoresearch.harness.supervise import Outcome, TrialFailed
-from tests.harness.test_verdicts import LOGITS, with_code
-from tests.harness.tiny import edited, honest, tiny_recipe
+from tests.harness.tiny import LOGITS, edited, honest, tiny_recipe, with_code
 
 slow = pytest.mark.slow
 NEXT = "next_BT = mx.concatenate([tokens_BT[:, 1:], tokens_BT[:, :1]], 1)\n" \

@@ -12,8 +12,7 @@ from safetensors.numpy import load_file
 
 from autoresearch.harness import assemble, caches
 from autoresearch.harness.runner import Runner
-from tests.harness.test_verdicts import LOGITS, LOSS, TRAINING, with_code
-from tests.harness.tiny import tiny_recipe
+from tests.harness.tiny import LOGITS, LOSS, TRAINING, tiny_recipe, with_code
 
 NOTE = "_note = os.environ['TORCHINDUCTOR_CACHE_DIR'] + '/note'\nos.makedirs(os.path.dirname(_note), exist_ok=True)\n"
 

@@ -26,8 +26,7 @@ from autoresearch.harness import checkpoint
 from autoresearch.harness.runner import Runner
 from autoresearch.harness.supervise import Outcome
 from autoresearch.records import Score
-from tests.harness.test_verdicts import LOSS, with_code
-from tests.harness.tiny import honest, tiny_recipe
+from tests.harness.tiny import LOSS, honest, tiny_recipe, with_code
 
 WEIGHTS = {"a.weight": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.ones(5, np.float16)}
 FILES = {"recipe.toml": "# ü\n".encode(), "odd.py": b"\xff\x00\xfe"}

@@ -36,6 +36,7 @@ QUIET = Conditions(elapsed_s=300.0, cores=8.0, outside_cores=0.1, idle_cores=1.0
     ({"stopped_s": 3.5}, "stopped for 3.5 s; at most 3.0 s is fair"),
     ({"power_changed": True}, "power supply changed"),
     ({"outside_cores": 0.5}, "other programs used 0.50 of 8 cores"),
+    ({"outside_cores": 0.5, "stolen_cores": 0.3}, "other machines on this host used 0.50 of 8 cores"),
     ({"memory_stall_frac": 0.2}, "programs waited for it 20% of the time"),
     ({"memory_stall_frac": None, "swapped_bytes": 100 << 20}, "100 MiB were swapped"),
     ({"slowed_frac": 0.3}, "30% slower after training than before"),
@@ -200,15 +201,17 @@ cpu9lives 7"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/stat")
-@pytest.mark.parametrize(("allowed", "ticks"), [
-    ({2}, 240), ({0}, 120), ({0, 2}, 360),
-    ({1, 2}, 360),  # a container that numbers its two cores anew, or a core that was just switched off
+@pytest.mark.parametrize(("allowed", "ticks", "stolen"), [
+    ({2}, 240, 8), ({0}, 120, 4), ({0, 2}, 360, 12),
+    ({1, 2}, 360, 12),  # a container that numbers its two cores anew, or a core that was just switched off
 ])
 def test_cpu_time_is_that_of_the_cores_that_we_may_use_by_their_numbers(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: set[int], ticks: int) -> None:
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: set[int], ticks: int, stolen: int) -> None:
     """cpu1 is switched off: by their places cpu2 would be taken for it, and what others use of it be missed."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: allowed)
-    assert sensors.counters(machine(tmp_path, proc__stat=STAT)).busy_s == ticks / os.sysconf("SC_CLK_TCK")
+    found = sensors.counters(machine(tmp_path, proc__stat=STAT))
+    assert found.busy_s == ticks / os.sysconf("SC_CLK_TCK")
+    assert found.stolen_s == stolen / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.parametrize(("text", "sample"), [

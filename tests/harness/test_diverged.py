@@ -10,8 +10,7 @@ from autoresearch.harness.runner import DIVERGED_IN, Runner
 from autoresearch.harness.stranger import DIVERGED
 from autoresearch.records import Experiment, Trial
 from autoresearch.research.judge import again
-from tests.harness.test_verdicts import LOSS, TRAINING, with_code
-from tests.harness.tiny import tiny_recipe
+from tests.harness.tiny import LOSS, TRAINING, tiny_recipe, with_code
 
 NAN = ": return mx.array(float('nan')) * w['head.weight'].sum()"
 LOW = " and w['head.weight'].dtype == mx.bfloat16"

@@ -184,8 +184,7 @@ import sys
 from pathlib import Path
 from autoresearch.data.prepared import load
 from autoresearch.harness.runner import Runner
-from tests.harness.test_verdicts import LOGITS, with_code
-from tests.harness.tiny import honest, tiny_recipe
+from tests.harness.tiny import LOGITS, honest, tiny_recipe, with_code
 what, text, folder = sys.argv[1:]
 runner = Runner(load(text), "mlx", Path(folder) / "compiled")
 run = runner.train(honest(), tiny_recipe(), 1, Path(folder), 60.0 if what == "train" else None,

@@ -15,8 +15,7 @@ from autoresearch.harness.runner import Runner
 from autoresearch.harness.scorer import Recorder, Rows, load_rows, save_rows, surprise
 from autoresearch.harness.serving import LogitsServer, Served, ServerFailed
 from autoresearch.harness.supervise import Outcome
-from tests.harness.test_verdicts import LOGITS, with_code
-from tests.harness.tiny import edited, honest, tiny_recipe
+from tests.harness.tiny import LOGITS, edited, honest, tiny_recipe, with_code
 
 HEAD = "    return head(w, hidden(w, tokens_BT, spec, salt), spec)\n"
 UNIGRAM = "    return mx.broadcast_to(w['head.weight'][:, 0], (*tokens_BT.shape, spec.vocab)).astype(mx.float32)\n"

@@ -17,8 +17,7 @@ from autoresearch.harness.runner import Runner
 from autoresearch.harness.stranger import DIVERGED, Failed, Stranger
 from autoresearch.harness.supervise import Outcome, TrialFailed
 from autoresearch.records import MACHINE, MEMORY
-from tests.harness.test_verdicts import LOGITS, LOSS, with_code
-from tests.harness.tiny import tiny_recipe
+from tests.harness.tiny import LOGITS, LOSS, tiny_recipe, with_code
 
 UNWATCHED = SimpleNamespace(reason="", starved=lambda: False)
 LOST = "raise RuntimeError('CUDA error: unspecified launch failure')"

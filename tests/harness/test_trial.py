@@ -24,8 +24,7 @@ from autoresearch.harness.scorer import longest_row
 from autoresearch.harness.supervise import Outcome, plumbing
 from backends.recipe import load, preset_file
 from tests.data.texts import made_text
-from tests.harness.test_verdicts import LOSS, with_code
-from tests.harness.tiny import comes_true, edited, gone, honest, ours_below, tiny_recipe
+from tests.harness.tiny import LOSS, comes_true, edited, gone, honest, ours_below, tiny_recipe, with_code
 
 # The feeder
 

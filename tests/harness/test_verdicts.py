@@ -17,23 +17,9 @@ from autoresearch.harness import child, launch, runner, supervise
 from autoresearch.harness.runner import Runner
 from autoresearch.harness.supervise import Outcome, TrialFailed
 from autoresearch.harness.text import tail
-from tests.harness.tiny import comes_true, edited, honest, ours_below, tiny_recipe
+from tests.harness.tiny import LOGITS, LOSS, TRAINING, comes_true, edited, honest, ours_below, tiny_recipe, with_code
 
 slow = pytest.mark.slow
-LOSS = "    return cross_entropy(logits(w, tokens_BT1[:, :-1], spec, salt), tokens_BT1[:, 1:])\n"
-LOGITS = "    return head(w, hidden(w, tokens_BT, spec, salt), spec)\n"
-HEADER = "import json, os, signal, sys, time\n_calls = []\ndef _tell(line):\n" \
-         "    os.write(json.loads(sys.argv[3])['control'], line.encode() + b'\\n')\n"
-TRAINING = "len(_calls) > 5"  # three steps of warm-up come first
-
-
-def with_code(place: str, code: str) -> dict[str, bytes]:
-    """The real candidate, with code run each time before `place`, which may refer to the number of such `_calls`."""
-    lines = "".join(f"    {line}\n" for line in ["_calls.append(1)", *code.splitlines()])
-    files = edited("mlx_model.py", place, lines + place)
-    model = files["mlx_model.py"].decode()
-    first = "import mlx.core as mx\n"
-    return files | {"mlx_model.py": model.replace(first, first + HEADER, 1).encode()}
 
 
 def train(mlx: Runner, folder: Path, code: str, budget_s: float | None = None, steps: int | None = 12,

@@ -37,6 +37,13 @@ precision = "float32"
 compile = false
 """
 
+# Places of MLX's model where a candidate may run code, and what that code may use.
+LOSS = "    return cross_entropy(logits(w, tokens_BT1[:, :-1], spec, salt), tokens_BT1[:, 1:])\n"
+LOGITS = "    return head(w, hidden(w, tokens_BT, spec, salt), spec)\n"
+HEADER = "import json, os, signal, sys, time\n_calls = []\ndef _tell(line):\n" \
+         "    os.write(json.loads(sys.argv[3])['control'], line.encode() + b'\\n')\n"
+TRAINING = "len(_calls) > 5"  # three steps of warm-up come first
+
 
 def tiny_recipe(**changes: object) -> Recipe:
     """The recipe above with changes: `tiny_recipe(model__depth=2)`."""
@@ -53,6 +60,15 @@ def edited(name: str, old: str, new: str) -> dict[str, bytes]:
     source = files[name].decode()
     assert source.count(old) == 1, f"{old!r} stands {source.count(old)} times in {name}"
     return files | {name: source.replace(old, new).encode()}
+
+
+def with_code(place: str, code: str) -> dict[str, bytes]:
+    """The real candidate, with code run each time before `place`, which may refer to the number of such `_calls`."""
+    lines = "".join(f"    {line}\n" for line in ["_calls.append(1)", *code.splitlines()])
+    files = edited("mlx_model.py", place, lines + place)
+    model = files["mlx_model.py"].decode()
+    first = "import mlx.core as mx\n"
+    return files | {"mlx_model.py": model.replace(first, first + HEADER, 1).encode()}
 
 
 def small_text(cache: Path, size: int = 150_000, tokenizers: tuple[str, ...] = ("byte", "bpe-512")) -> Prepared:

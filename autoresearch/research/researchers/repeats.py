@@ -21,7 +21,7 @@ RECIPE = "recipe.toml"
 DEFAULTS = Recipe().flat()
 Flat = Mapping[str, Any]
 
-# Keys that nothing reads while a condition holds. tests/research/test_repeats.py trains both ways.
+# Keys that nothing reads while a condition holds. tests/researchers/test_repeats.py trains both ways.
 IDLE: tuple[tuple[Callable[[Flat], bool], tuple[str, ...]], ...] = (
     (lambda f: f["model.value_embeds"] == "none",
      ("optim.value_embedding_lr", "optim.value_embedding_decay", "model.value_gate", "model.value_gate_channels")),

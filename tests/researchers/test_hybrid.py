@@ -12,7 +12,7 @@ from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.researchers.search import Search
 from backends.recipe import Recipe
 from benchmarks.simulated import Study
-from tests.research.test_playbook import FLAT, HIDDEN
+from tests.researchers.test_playbook import FLAT, HIDDEN
 
 
 class Scripted(Researcher):

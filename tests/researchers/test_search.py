@@ -25,7 +25,7 @@ from autoresearch.research.researchers.space import (
 )
 from backends.recipe import Recipe
 from benchmarks.simulated import START, Study, Trainer
-from tests.research.test_playbook import FLAT, HIDDEN, noisy
+from tests.researchers.test_playbook import FLAT, HIDDEN, noisy
 
 EVERY = [move.keys[0] for move in single_moves()]
 

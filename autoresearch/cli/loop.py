@@ -106,7 +106,7 @@ def night(wanted: Wanted, until: Until, verify_seeds: int, with_reference: bool,
                         write_report(study, found, samples=False)
                     raise
         except BaselineFailed as e:
-            raise UserError(f"the baseline could not be trained: {e}", quoted(e.log_tail)) from None
+            raise UserError(f"the baseline could not be trained: {e}", remedy(e)) from None
         except KeyboardInterrupt:
             stopped = True
         said = ending(study, str(write_report(study, found, samples=not stopped)))
@@ -114,6 +114,13 @@ def night(wanted: Wanted, until: Until, verify_seeds: int, with_reference: bool,
         click.echo(said)
         raise KeyboardInterrupt  # as every command ends that is stopped before it is done
     return said
+
+
+def remedy(e: BaselineFailed) -> str:
+    if e.status == "interrupted":
+        return ("The same command goes on, when the machine is left alone; or with --busy-ok, and noisier scores. The "
+                'limits are in docs/decisions.md, "Fair time".')
+    return quoted(e.log_tail)
 
 
 def say_who_else(study: Study, lab: Lab) -> None:

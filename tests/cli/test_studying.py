@@ -13,10 +13,11 @@ import click
 import pytest
 
 from autoresearch.cli import loop, run, shell, studying
-from autoresearch.cli.loop import deadline
+from autoresearch.cli.loop import deadline, remedy
 from autoresearch.cli.studying import Wanted, begin_or_continue, interruptible, refuse_edits
 from autoresearch.cli.terminal import TerminalView
 from autoresearch.errors import UsageError, UserError
+from autoresearch.research.loop import BaselineFailed
 from autoresearch.research.study import Study
 from autoresearch.research.until import Until
 from tests.report.made import RECIPE, repository
@@ -158,3 +159,8 @@ def test_a_time_of_day_that_is_none_says_how_it_is_written(clock: str) -> None:
     with pytest.raises(UsageError, match=f"--until '{clock}' is not a time of day") as e:
         deadline(None, clock)
     assert "HH:MM" in e.value.hint
+
+
+def test_a_baseline_that_was_never_left_alone_says_what_can_be_done() -> None:
+    assert "--busy-ok" in remedy(BaselineFailed("interrupted", "other programs used 1.4 of 2 cores", ""))
+    assert remedy(BaselineFailed("crash", "it broke", "KeyError: 'a'")) == "The end of its log:\n| KeyError: 'a'"

@@ -187,7 +187,7 @@ def load(patient: Patient) -> Found:
     said, most = f"{seen.others} use {seen.outside_cores:.2f} of {seen.cores:g} cores", conditions.LIMITS.outside_frac
     if conditions.unfair(seen, accelerated=fair.accelerated(patient.chosen)):
         return WARNING, f"{said}, more than the {most * seen.cores:.2f} that a trial allows", \
-            "A study waits until they are done. End them, or add --busy-ok to `ar loop`: scores are noisier then."
+            "A study waits until they are done, unless `ar loop` is given --busy-ok: scores are noisier then."
     return OK, said, ""
 
 

@@ -70,10 +70,13 @@ class Conditions:
     step_s: list[float] = field(default_factory=list)  # in each segment of the course; a dev measurement included
 
     @property
+    def by_host(self) -> bool:
+        """Whether other guests of the host used most of what others used: no list of processes shows them."""
+        return (self.stolen_cores or 0.0) > 0.5 * (self.outside_cores or 0.0)
+
+    @property
     def others(self) -> str:
-        """Who used most of what others used: no list of processes shows what a host's other guests do."""
-        by_host = (self.stolen_cores or 0.0) > 0.5 * (self.outside_cores or 0.0)
-        return "other machines on this host" if by_host else "other programs"
+        return "other machines on this host" if self.by_host else "other programs"
 
     def words(self) -> str:
         """What a person may want to know of it, short."""

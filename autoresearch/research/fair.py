@@ -98,8 +98,9 @@ def crowded(terms: Terms, backend: str, seconds: float = LOOK_S, stop: Callable[
     seen = looked(seconds, stop)
     if seen.outside_cores is None or not conditions.unfair(seen, accelerated=accelerated(backend)):
         return ""
+    remedy = "wait" if seen.by_host else "end them"
     return (f"{seen.others} use {seen.outside_cores:.2f} of {seen.cores:g} cores (at most "
-            f"{LIMITS.outside_frac * seen.cores:.2f} while a trial trains); end them, or add --busy-ok")
+            f"{LIMITS.outside_frac * seen.cores:.2f} while a trial trains); {remedy}, or add --busy-ok")
 
 
 def looked(seconds: float = LOOK_S, stop: Callable[[], bool] = lambda: False) -> Conditions:

@@ -38,6 +38,15 @@ def test_a_bundle_that_failed_is_not_offered_again() -> None:
     assert Counter(offered(study)) == {bundle.label: 1 for bundle in BUNDLES}
 
 
+def test_a_bundle_that_failed_gets_another_look_when_the_incumbent_has_moved_on() -> None:
+    def untied_and_rotary_without_muon(r: Recipe) -> float:
+        return 1.5 + 0.1 * (r.optim.matrix_rule == "muon") + 0.1 * r.model.tied_embeddings \
+            + 0.1 * (r.model.positions == "learned") + 0.1 * (r.schedule.warmdown_frac > 0.9)
+
+    study = Study(GPT2, untied_and_rotary_without_muon).run(12)
+    assert offered(study)[0] == "update rule" and offered(study).count("update rule") == 2
+
+
 def test_a_study_from_the_preset_is_offered_none_also_where_it_has_turned_a_first_key() -> None:
     best = 0.9  # away from where it began
     study = Study(MODERN, lambda r: 1.5 + 0.5 * abs(r.schedule.warmdown_frac - best)).run(60)

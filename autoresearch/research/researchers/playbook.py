@@ -117,10 +117,12 @@ def scripted_ideas(context: Context, moves: Sequence[Move], now: dict[str, str],
 
 
 def bundled_ideas(context: Context, past: Sequence[Attempt]) -> Iterator[Idea]:
-    """What a recipe that began elsewhere lacks of the preset, each once."""
+    """What a recipe that began elsewhere lacks of the preset, each once, and again when enough else has changed."""
     start = next(e.recipe for e in context.experiments if e.n == BASELINE)
+    keeps = sum(a.experiment.verdict == "keep" for a in past)
+    lately = [a for a in past if keeps - a.keeps < FORGET_AFTER]
     for bundle, wished in bundles.wishes(context.recipe.flat(), start):
-        if not bundles.was_tried(wished, past):
+        if not bundles.was_tried(wished, lately):
             yield Idea(bundle.prior, wished, bundle.label, bundle.why, *cite(context.incumbent))
 
 

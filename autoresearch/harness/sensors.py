@@ -72,8 +72,9 @@ class Counters:
 
 def counters(root: Path = ROOT) -> Counters:
     own = list(_family())
-    return Counters(_busy_s(root), sum(_cpu_s(p) for p in own), _memory_stall_s(root), _swapped_bytes(root),
-                    _throttled_s(root), _faults(own), _cpu_time_s(root, STOLEN))
+    busy_s, stolen_s = _cpu_times_s(root)
+    return Counters(busy_s, sum(_cpu_s(p) for p in own), _memory_stall_s(root), _swapped_bytes(root),
+                    _throttled_s(root), _faults(own), stolen_s)
 
 
 def cores(root: Path = ROOT) -> float:
@@ -199,27 +200,25 @@ def _faults(processes: list[psutil.Process]) -> int | None:
 
 # The machine
 
-def _busy_s(root: Path) -> float | None:
-    """None in a container with a share of all cores: who uses the rest doesn't matter there."""
+def _cpu_times_s(root: Path) -> tuple[float | None, float | None]:
+    """Counters.busy_s and stolen_s. None in a container with a share of all cores: who uses the rest doesn't matter
+    there."""
     if cgroup.cores(root):
-        return None
+        return None, None
     if sys.platform == "linux":
-        return _cpu_time_s(root, BUSY)
+        stat, allowed = _text(root / "proc/stat") or "", os.sched_getaffinity(0)
+        return _cpu_time_of(stat, allowed, BUSY), _cpu_time_of(stat, allowed, STOLEN)
     t = psutil.cpu_times()
-    return float(t.user + t.nice + t.system)
+    return float(t.user + t.nice + t.system), None
 
 
-def _cpu_time_s(root: Path, columns: Sequence[int]) -> float | None:
+def _cpu_time_of(stat: str, allowed: set[int], columns: Sequence[int]) -> float | None:
     """By /proc/stat, on the cores that we may use. Cores that are switched off have no line. A container may number its
     cores anew, while our rights name them as the machine does: then all that it shows are ours."""
-    stat = (_text(root / "proc/stat") or "") if sys.platform == "linux" else ""
     ticks = {int(core): fields.split() for core, fields in re.findall(r"^cpu(\d+) (.+)$", stat, re.MULTILINE)}
-    if not ticks:
-        return None
-    allowed = os.sched_getaffinity(0)
     ours = [ticks[core] for core in allowed] if allowed <= ticks.keys() else list(ticks.values())
     used = sum(int(fields[i]) for fields in ours for i in columns if i < len(fields))
-    return used / os.sysconf("SC_CLK_TCK")
+    return used / os.sysconf("SC_CLK_TCK") if ticks else None
 
 
 def _memory_stall_s(root: Path) -> float | None:

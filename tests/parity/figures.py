@@ -1,6 +1,6 @@
 """The figures of docs/parity.md.
 
-    MLX_ENABLE_TF32=0 python -m tests.parity.figures    # ten minutes on two cores
+    MLX_ENABLE_TF32=0 python -m tests.parity.figures
 
 Prints the table of deviations, the other checks, what Adam's epsilon and the learning rates do to a comparison of
 curves, and how far beyond its limit the weakest planted bug is.

@@ -1,12 +1,13 @@
 """Who finds more in as many experiments: random search, TPE, CMA-ES, the playbook, the playbook and then search.
 
     python -m benchmarks.researchers --simulated                          minutes; no training, no machine
-    python -m benchmarks.researchers --text shakespeare_complete.txt --folder DIR
+    python -m benchmarks.researchers --text shakespeare_complete.txt --preset gpt2 --folder DIR
     python -m benchmarks.researchers ... --arm "claude=--researcher claude --max-usd 2"
 
 Every arm starts from the same baseline of the same text on the same machine, with the same training seeds, and gets the
 same number of experiments. That is not the same time: one that looks promising is trained again on fresh seeds, so the
-table has every arm's trials and minutes of training too. A repetition begins the text elsewhere, so that all of its
+table has every arm's trials and minutes of training too. The baseline is this clone's recipe, tuned as it is, unless
+--preset names one that leaves researchers more to find. A repetition begins the text elsewhere, so that all of its
 splits differ; arms are compared within repetitions. Arms take turns in another order each time, since machines drift.
 Prints the curves of the best so far, in bits per byte gained on the baseline (what each kept change gained on its fresh
 seeds, added up), with 95% intervals over repetitions, and the area under them: the gain that one has on average while
@@ -41,6 +42,7 @@ from autoresearch.research.researchers.hybrid import Relay
 from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.researchers.search import Search
 from autoresearch.research.study import Study
+from backends.recipe import PRESETS
 from benchmarks import clones, simulated
 from benchmarks.clones import ar
 
@@ -113,20 +115,22 @@ def _is_own(trial: Trial) -> bool:
 # On this machine
 
 
-def beginning(folder: Path, text: Path, repetition: int, repetitions: int, budget_s: float) -> Path:
+def beginning(options: argparse.Namespace, repetition: int) -> Path:
     """A clone with the repetition's text and a study that has its baseline, and nothing else."""
-    place = folder / f"repetition-{repetition}"
+    place = options.folder.resolve() / f"repetition-{repetition}"
     clone, cache = place / "baseline" / "clone", place / "cache"
     if (place / "begun").exists():
         return clone
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     clones.fresh(clone)
-    whole = text.read_text(encoding="utf-8")
-    cut = whole.find("\n", (repetition - 1) * len(whole) // repetitions) + 1 if repetition > 1 else 0
+    whole = options.text.read_text(encoding="utf-8")
+    cut = whole.find("\n", (repetition - 1) * len(whole) // options.repetitions) + 1 if repetition > 1 else 0
     (place / "text.txt").write_text(whole[cut:] + whole[:cut], encoding="utf-8")
     ar(clone, cache, "prepare", "--text", str(place / "text.txt"), "--name", "benchmark")
-    ar(clone, cache, "loop", "--tag", TAG, "--budget", str(budget_s), "--experiments", "0", "--verify-seeds", "0")
+    start = ("--preset", options.preset) if options.preset else ()
+    ar(clone, cache, "loop", "--tag", TAG, "--budget", str(options.budget), "--experiments", "0",
+       "--verify-seeds", "0", *start)
     (place / "begun").touch()
     return clone
 
@@ -230,6 +234,7 @@ def asked(words: Sequence[str] | None = None) -> tuple[argparse.Namespace, dict[
     parser.add_argument("--folder", type=Path, help="where the clones and the curves go")
     parser.add_argument("--experiments", type=int, default=24)
     parser.add_argument("--budget", type=float, default=30.0, help="seconds of training of one trial")
+    parser.add_argument("--preset", choices=PRESETS, help="the recipe to start from; default: this clone's")
     parser.add_argument("--repetitions", type=int, default=None, help="default: 3, simulated 20")
     parser.add_argument("--only", default="", help="names of arms, separated by semicolons")
     parser.add_argument("--arm", action="append", default=[], metavar="NAME=OPTIONS", help="one more, of ar loop")
@@ -260,11 +265,11 @@ def main() -> None:
     if not options.simulated:
         clones.settle(options.folder, {
             "text": clones.digest(options.text), "budget_s": options.budget, "experiments": options.experiments,
-            "repetitions": options.repetitions} | {f"arm {name}": words for name, words in arms.items()})
+            "repetitions": options.repetitions, "preset": options.preset,
+            **{f"arm {name}": words for name, words in arms.items()}})
     runs: list[Run] = []
     for repetition in range(1, options.repetitions + 1):
-        begun = None if options.simulated else beginning(options.folder.resolve(), options.text, repetition,
-                                                         options.repetitions, options.budget)
+        begun = None if options.simulated else beginning(options, repetition)
         for arm in itertools.islice(itertools.cycle(chosen), repetition - 1, repetition - 1 + len(chosen)):
             runs.append(simulate(arm, repetition, options.experiments) if begun is None
                         else night(begun, arm, arms[arm], repetition, options.experiments))

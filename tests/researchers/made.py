@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,22 @@ ROOT = Path(__file__).parents[2]
 FILES = {"recipe.toml": "[data]\ntokenizer = \"byte\"\n", "torch_model.py": "def loss(x):\n    return x * 2\n",
          "mlx_model.py": "def loss(x):\n    return x * 2\n"}
 START = Recipe().replace({"data.tokenizer": "byte"})
+
+
+def calls(work: Callable[..., object], *given: object) -> int:
+    """How many functions are called while `work(*given)` runs: what it costs, the same on every machine."""
+    counted = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal counted
+        counted += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        work(*given)
+    finally:
+        sys.setprofile(None)
+    return counted
 
 
 def experiment(n: int, recipe: Recipe, bpb: float | None, verdict: str, **fields: Any) -> Experiment:

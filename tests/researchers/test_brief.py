@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import time
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,12 +35,7 @@ def past(count: int, code_every: int = 7) -> list:
 def test_a_thousand_experiments_fit_and_the_older_ones_say_what_they_taught() -> None:
     given = context(past(1000), brief=LONG * 9, guidance=LONG * 9, hints=LONG * 9, seconds_left=3600.0,
                     files=FILES | {f"part_{i}.py": "x = 1\n" * 4000 for i in range(300)})
-    told, took = brief(given), list[float]()
-    for _ in range(3):
-        began = time.process_time()
-        brief(given)
-        took.append(time.process_time() - began)
-    assert min(took) < 1.0, took
+    told = brief(given)
     assert len(told.text()) < MOST_CHARS
     assert len(brief(given, 0.4).text()) < 0.6 * len(told.text())
     assert "#1000 " in told.ledger and re.search(r"optim\.\w+: \d+ tried, \d+ kept; best .*worst", told.ledger)

@@ -5,13 +5,44 @@ The head is metadata as the Hugging Face Hub reads it; the rest is for people. H
 
 from __future__ import annotations
 
-from autoresearch.export import SCRIPT, Facts
-from autoresearch.models import EXPORTED, VOCABULARY
-from autoresearch.report import words
-from autoresearch.research import verify
+from dataclasses import dataclass
+from typing import Any
 
+from autoresearch import words
+from autoresearch.data.manifest import Source
+from autoresearch.models import EXPORTED, VOCABULARY, Model
+from autoresearch.records import Trial
+from autoresearch.research import verify
+from autoresearch.research.stack import Change
+from autoresearch.research.verify import Summary
+
+SCRIPT = "generate.py"  # in the folder: writes text without this package
 SPLITS = {"val": "val, which experiments were judged on", "confirm": "confirm, which selected nothing",
           "holdout": "holdout"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a study knows of one of its models."""
+
+    tag: str
+    n: int
+    sha: str
+    device: dict[str, Any]
+    trial: Trial  # of these weights
+    summary: Summary | None  # of the champion, where this is it
+    kept: list[Change]  # what it has over the baseline
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a card says."""
+
+    name: str
+    model: Model
+    params: int
+    text: Source | None  # where the text is still prepared here
+    origin: Origin | None  # None of what `ar train` wrote
 
 
 def card(facts: Facts) -> str:

@@ -64,7 +64,7 @@ class Patient:
     @cached_property
     def chosen(self) -> str:
         try:
-            return self.backend or backends.detect(shutil.which("nvidia-smi") is not None)
+            return self.backend or backends.detect(machine.has_nvidia())
         except RuntimeError as e:
             raise UserError(str(e), "Install both at once: make setup") from None
 
@@ -117,7 +117,7 @@ def device(patient: Patient) -> Found:
     said = f"{found.name}, {found.memory_bytes / GIB:.1f} GiB"
     if found.memory_bytes < 2 * GIB:
         return WARNING, said, "Only the smallest models fit: keep model.seq_len and batch.tokens_per_step low."
-    if patient.chosen == "cpu" and shutil.which("nvidia-smi"):
+    if patient.chosen == "cpu" and machine.has_nvidia():
         return WARNING, said, "There is an NVIDIA card that this installation does not use: ar doctor --backend cuda"
     return OK, said, ""
 

@@ -19,49 +19,22 @@ import dataclasses
 import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomlkit
 
 from autoresearch import models, paths
-from autoresearch.data.manifest import Source
+from autoresearch.card import SCRIPT, Facts, Origin, card
 from autoresearch.errors import UserError
 from autoresearch.harness import assemble, checkpoint
 from autoresearch.models import EXPORTED, VOCABULARY, Model
-from autoresearch.records import BASELINE, Trial
+from autoresearch.records import BASELINE
 from autoresearch.research import verify
-from autoresearch.research.stack import Change, stack
+from autoresearch.research.stack import stack
 from autoresearch.research.study import Study
-from autoresearch.research.verify import Summary
 
-SCRIPT = "generate.py"
 EXAMPLES = assemble.PACKAGE / "examples"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a study knows of one of its models."""
-
-    tag: str
-    n: int
-    sha: str
-    device: dict[str, Any]
-    trial: Trial  # of these weights
-    summary: Summary | None  # of the champion, where this is it
-    kept: list[Change]  # what it has over the baseline
-
-
-@dataclass(frozen=True)
-class Facts:
-    """All that a card says."""
-
-    name: str
-    model: Model
-    params: int
-    text: Source | None  # where the text is still prepared here
-    origin: Origin | None  # None of what `ar train` wrote
 
 
 def chosen(name: str, tag: str | None) -> Model:
@@ -81,8 +54,6 @@ def chosen(name: str, tag: str | None) -> Model:
 
 def write(model: Model, folder: Path) -> None:
     """The whole folder or nothing. UserError where it exists."""
-    from autoresearch import card
-
     if folder.exists():
         raise UserError(f"{folder} exists already", "Name a folder that does not, so that nothing is overwritten.")
     facts = gather(model, folder.name)
@@ -94,7 +65,7 @@ def write(model: Model, folder: Path) -> None:
             path = partial / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        (partial / "README.md").write_text(card.card(facts), encoding="utf-8")
+        (partial / "README.md").write_text(card(facts), encoding="utf-8")
         (partial / "config.json").write_text(json.dumps(_config(facts), indent=2) + "\n")
         shutil.copyfile(model.weights, partial / EXPORTED)
         partial.rename(folder)

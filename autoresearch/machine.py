@@ -3,6 +3,7 @@
     describe   facts, as they go into a file of results
     digest     equal for equal machines with equal software
     cxx        the C++ compiler, if there is one
+    has_nvidia whether there is an NVIDIA card
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ def digest() -> str:
 def cxx() -> str | None:
     """The compiler that frameworks run for a CPU's compiled step."""
     return shutil.which(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
+
+
+def has_nvidia() -> bool:
+    """Whether there is a card with its driver, as far as can be told without a framework."""
+    return shutil.which("nvidia-smi") is not None
 
 
 def _nvidia() -> tuple[list[str], str] | None:

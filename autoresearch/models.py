@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autoresearch import paths
+from autoresearch import paths, words
 from autoresearch.data import prepared as sets
 from autoresearch.data.prepared import Prepared
 from autoresearch.data.tokenizer import Tokenizer
@@ -20,7 +20,6 @@ from autoresearch.errors import UsageError, UserError
 from autoresearch.harness import checkpoint
 from autoresearch.harness.checkpoint import Record
 from autoresearch.records import BASELINE, Experiment, Trial
-from autoresearch.report import words
 from autoresearch.research.study import Study
 from backends.recipe import Recipe, RecipeError
 
@@ -99,7 +98,7 @@ def find(name: str, tag: str | None = None) -> Model:
 
 
 def of_experiment(study: Study, n: int | None = None) -> Model:
-    """Of its newest scored trial whose weights are there. None: the champion."""
+    """Of the trial that `weights_of` names. None: the champion."""
     chosen = study.ledger.incumbent() if n is None else study.ledger.experiment(n)
     if chosen is None:
         raise UserError(f"study {study.tag!r} has no trained model yet: its baseline is not done",
@@ -115,8 +114,10 @@ def of_trial(study: Study, experiment: Experiment, trial: Trial) -> Model:
 
 
 def weights_of(study: Study, experiment: Experiment) -> Trial:
-    """The newest scored trial whose weights are still there. UserError, with the remedy, where there is none."""
-    for trial in reversed(experiment.screens()):
+    """The trial on the screening seed, which every experiment has, so that those of two compare; where its weights are
+    gone, the newest that has some. UserError, with the remedy, where there is none."""
+    screened = experiment.screened()
+    for trial in (*([screened] if screened else []), *reversed(experiment.screens())):
         if weights_path(study, trial).is_file():
             return trial
     if not experiment.screens():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -179,6 +180,27 @@ class Experiment:
         return {t.seed: b for t in self.trials if t.purpose == purpose and t.status == "ok"
                 and backend in (None, t.facts.get("backend")) and budget_s in (None, t.budget_s)
                 and (b := t.bpb(split)) is not None}
+
+    @property
+    def counts(self) -> bool:
+        """Whether its score was earned: what an audit threw out may have one too, or what crashed on a later seed."""
+        return self.verdict in ("keep", "discard")
+
+    @property
+    def is_spoilt(self) -> bool:
+        """By the machine, which says nothing of the idea: interrupted, or a device or a process of ours failed."""
+        return self.verdict == "interrupted" or \
+            (self.verdict == "crash" and any(t.facts.get("cause") == MACHINE for t in self.trials))
+
+    def gain_bpb(self, pairs: Iterable[Pair]) -> float | None:
+        """Over its incumbent, by the ledger's pairs of it, each of two trials on one seed: the mean over fresh seeds.
+        Where there are none, on the screening seed, which chose who goes on. Positive is better; None without a score
+        that counts."""
+        if self.verdict and not self.counts:
+            return None
+        fresh, gains = {t.id for t in self.trials if t.purpose == "repeat"}, {p.trial: -p.delta_bpb for p in pairs}
+        counted = [gain for trial, gain in gains.items() if trial in fresh] or list(gains.values())
+        return statistics.fmean(counted) if counted else None
 
     def screened(self) -> Trial | None:
         """On the seed that ideas are screened on; where it was run again there, the last."""

@@ -4,6 +4,7 @@
     Recipe      the schema as frozen dataclasses, one per TOML table
     parse       TOML text -> Recipe, or RecipeError naming key, value, what is allowed
     edit        TOML text + {"table.key": value} -> TOML text, comments kept
+    changed     what differs between two flat recipes
     preset_file a recipe to start from
 
 The schema is data (`keys()`): the optimizer's search ranges and the tools that a language
@@ -236,6 +237,11 @@ class Recipe:
 
 
 PRESETS = ("gpt2", "modern")  # recipes to start from, each a file in backends/presets
+
+
+def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """{key: its value after} of two flat recipes where they differ; None where an entry of `[extra]` is gone."""
+    return {k: after.get(k) for k in {**before, **after} if after.get(k) != before.get(k)}
 
 
 def preset_file(name: str) -> Path:

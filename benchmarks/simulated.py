@@ -51,7 +51,7 @@ class Study:
         self.objective, self.recipe, self.researcher = objective, start, researcher or Playbook()
         self.fields: dict[str, Any] = context.pop("trial", {})
         self.top = experiment(BASELINE, start, objective(start), "keep", **self.fields)
-        self.ledger = [self.top]
+        self.ledger, self.gains = [self.top], dict[int, float]()
         self.proposals: list[Proposal] = []
         self.given: dict[str, Any] = dict(
             spread_bpb=SPREAD, tokenizers=list(VOCAB), vocab=VOCAB, seconds_left=None, brief="",
@@ -59,7 +59,8 @@ class Study:
             device={"name": "cpu", "backend": "cpu", "precisions": ("float32",)}) | context
 
     def context(self) -> Context:
-        return Context(incumbent=self.top, recipe=self.recipe, experiments=list(self.ledger), **self.given)
+        return Context(incumbent=self.top, recipe=self.recipe, experiments=list(self.ledger),
+                       gains=dict(self.gains), **self.given)
 
     def record(self, changes: dict[str, Any], researcher: str = "playbook", **fields: Any) -> Experiment:
         """What becomes of a change; `fields` are the trial's."""
@@ -72,6 +73,8 @@ class Study:
             verdict = outcome.partition(":")[0]
         e = experiment(n, recipe, outcome, verdict, self.top.sha, researcher, **self.fields | fields)
         self.ledger.append(e)
+        if isinstance(outcome, float) and (best := self.top.bpb()) is not None:
+            self.gains[n] = best - outcome
         if verdict == "keep":
             self.top, self.recipe = e, recipe
         return e

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,11 @@ def fault_in_autoresearch(module: str, imported: Import, target: str) -> str | N
         return "only the command line imports the command line"
     if is_in(module, "autoresearch.research.researchers") and is_in(name, "autoresearch.harness"):
         return "researchers never import the harness"
+    by_pages = is_in(module, "autoresearch.report", "autoresearch.dashboard", "autoresearch.cli")
+    if is_in(name, "autoresearch.report") and not by_pages:
+        return "only the command line and the dashboard import the report"
+    if is_in(name, "autoresearch.research.loop") and not is_in(module, "autoresearch.cli"):
+        return "only the command line imports the loop"
     by_runner = is_in(name, "autoresearch.harness.runner", "autoresearch.harness.supervise.TrialFailed")
     if module == "autoresearch.research.loop" and is_in(name, "autoresearch.harness") and not by_runner:
         return "the loop knows the harness by its runner and how a trial fails"
@@ -153,6 +159,24 @@ def test_a_module_imports_only_what_it_may(path: Path, modules: set[str]) -> Non
     assert [f"line {i.line}: {i.name}: {why}" for i, why in faults if why] == []
 
 
+@pytest.mark.parametrize("path", sources(), ids=module_name)
+def test_a_function_imports_nothing_from_what_its_module_has_imported(path: Path, modules: set[str]) -> None:
+    found = imports_of(path.read_text(encoding="utf-8"), module_name(path), path.name == "__init__.py")
+    top = {own_module(i.name, modules) for i in found if i.top}
+    assert [f"line {i.line}: {i.name}" for i in found if not i.top and own_module(i.name, modules) in top] == []
+
+
+def test_no_modules_import_each_other_in_a_circle_in_functions_either(modules: set[str]) -> None:
+    """A package and the modules in it are one here."""
+    graph = {}
+    for path in sources():
+        module = module_name(path)
+        found = imports_of(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
+        names = {own_module(i.name, modules) for i in found} & modules
+        graph[module] = {name for name in names if not is_in(name, module) and not is_in(module, name)}
+    TopologicalSorter(graph).prepare()  # CycleError names those that do
+
+
 @pytest.mark.parametrize("path", [p for p in sources() if not module_name(p).startswith("backends")
                                   and not CHILD_SIDE.fullmatch(module_name(p))], ids=module_name)
 def test_trusted_modules_never_load_a_backend(path: Path) -> None:
@@ -173,6 +197,8 @@ def test_trusted_modules_never_load_a_backend(path: Path) -> None:
     ("autoresearch.research.loop", "from autoresearch.harness import scorer"),
     ("autoresearch.research.researchers.playbook", "from autoresearch.harness.runner import Outcome"),
     ("autoresearch.research.researchers.playbook", "from ...harness import runner"),
+    ("autoresearch.models", "from autoresearch.report import words"),
+    ("autoresearch.research.adopt", "def f():\n    from autoresearch.research.loop import message"),
     ("autoresearch.data.corpus", "import pyarrow"),
     ("autoresearch.data.corpus", "from autoresearch.cli import run"),
     ("autoresearch.data.corpus", "from tests.conftest import isolated_home"),

@@ -11,12 +11,12 @@ from autoresearch.cli.machine import fair_options, sandbox_option
 from autoresearch.cli.studying import interruptible, lab_of, loop_of, open_study
 from autoresearch.cli.terminal import TerminalView
 from autoresearch.errors import UserError
-from autoresearch.report.words import one_line
 from autoresearch.research import ablate, decide
 from autoresearch.research.ablate import Finding
 from autoresearch.research.lab import Lab
 from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.until import Until
+from autoresearch.words import one_line
 
 
 @click.command("ablate")

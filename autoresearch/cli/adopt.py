@@ -24,10 +24,10 @@ def command(numbers: tuple[int, ...], tag: str | None) -> None:
       ar adopt 0 3 7 --tag mar8
     """
     from autoresearch.records import BASELINE
-    from autoresearch.report.words import one_line
     from autoresearch.research.adopt import adopt, checked_out
     from autoresearch.research.stack import stack
     from autoresearch.research.study import Study
+    from autoresearch.words import one_line
 
     with Study.open(paths.clone(), tag, readonly=True) as study:
         known = stack(study.workspace, study.ledger.experiments())

@@ -12,7 +12,7 @@ import click
 import backends
 from autoresearch import bench, bench_pages, paths
 from autoresearch.bench import Entry
-from autoresearch.cli.machine import asked_recipe, candidate_files, recipe_options, sandbox_option
+from autoresearch.cli.machine import Finite, asked_recipe, candidate_files, recipe_options, sandbox_option
 from autoresearch.errors import UsageError, UserError
 from autoresearch.harness import caches
 from autoresearch.harness.supervise import TrialFailed
@@ -31,7 +31,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 @recipe_options
 @click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True,
               help="How often each is timed, in turn.")
-@click.option("--seconds", type=click.FloatRange(0.01, 600), default=2.0, show_default=True,
+@click.option("--seconds", type=Finite(0.01, 600), default=2.0, show_default=True,
               help="Steps of each round; at least three steps.")
 @click.option("--cold", is_flag=True, help="Compile everything anew, to time that.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")

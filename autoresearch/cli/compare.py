@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autoresearch.cli.style import fit
+from autoresearch.cli.style import fit, style, width
 from autoresearch.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -83,9 +83,7 @@ def record(c: Comparison) -> dict[str, Any]:
 
 def page(c: Comparison) -> str:
     """Three columns, in which long values go on below; a dash where nothing is known."""
-    from autoresearch.cli.style import style, width
-    from autoresearch.report import words
-
+    from autoresearch import words
     room = max(8, (min(width() or MAX_COLUMNS, MAX_COLUMNS) - NAME_COLUMNS - 2) // 2)
 
     def row(name: str, x: str, y: str) -> str:

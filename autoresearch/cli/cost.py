@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -61,11 +62,12 @@ def page(arms: list[Arm], over_time: list[Moment], entries: list[Entry]) -> str:
         return "nothing has been proposed yet"
     if models := sorted({e.spend.model for e in entries}):
         lines += ["", *(_model(model, [e.spend for e in entries if e.spend.model == model]) for model in models)]
-    fell = [m for i, m in enumerate(over_time) if i and m.bpb != over_time[i - 1].bpb]
+    fell = [m for before, m in itertools.pairwise(over_time)
+            if m.baseline_less_gains_bpb != before.baseline_less_gains_bpb]
     if entries and fell:
-        lines += ["", style("val_bpb as it fell, and what had been spent by then", bold=True)]
-        lines += [f"  #{m.n:<5}{m.bpb:.4f}  ${m.usd:.2f}, {m.tokens:,} tokens of models, {m.trained_tokens:,} tokens "
-                  "trained on" for m in fell]
+        lines += ["", style("the baseline's val_bpb less the gains kept, and what had been spent by then", bold=True)]
+        lines += [f"  #{m.n:<5}{m.baseline_less_gains_bpb:.4f}  ${m.usd:.2f}, {m.tokens:,} tokens of models, "
+                  f"{m.trained_tokens:,} tokens trained on" for m in fell]
     return "\n".join(lines)
 
 

@@ -90,27 +90,21 @@ def summary(entry: Entry, used: dict[tuple[str, str], list[str]]) -> dict[str, A
 
 
 def table(found: list[Entry], used: dict[tuple[str, str], list[str]]) -> str:
+    from autoresearch import words
     from autoresearch.cli.style import fit, width
     from autoresearch.harness.text import line
 
     rows = [("", "name", "text", "disk", "digest", "tokenizers", "studies", "source")]
     for entry in found:
-        mark, name, disk = "*" if entry.is_current else "", entry.name, size(entry.disk_bytes())
+        mark, name, disk = "*" if entry.is_current else "", entry.name, words.size(entry.disk_bytes())
         tags = ", ".join(users(entry, used)) or "-"
         if entry.found is None or entry.problem:
             rows.append((mark, name, "-", disk, "-", "-", tags, f"can't be used: {entry.problem}"))
             continue
         facts = entry.found.manifest
         licence = f" ({facts.corpus.licence})" if facts.corpus.licence else ""
-        rows.append((mark, name, size(facts.corpus.bytes), disk, entry.found.digest, ", ".join(facts.tokenizers), tags,
-                     line(facts.corpus.source + licence)))
+        rows.append((mark, name, words.size(facts.corpus.bytes), disk, entry.found.digest,
+                     ", ".join(facts.tokenizers), tags, line(facts.corpus.source + licence)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(fit("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip(), width())
                      for row in rows)
-
-
-def size(count: int) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"

@@ -30,6 +30,7 @@ def command(name: str, is_sure: bool, force: bool, as_json: bool) -> None:
     Asks first. A text that a study of this clone is on is refused: that study could no longer go on, be verified or
     sampled until the same files are prepared again. The files it was prepared from stay.
     """
+    from autoresearch import words
     from autoresearch.cli import data
     from autoresearch.data import shelf
 
@@ -39,13 +40,13 @@ def command(name: str, is_sure: bool, force: bool, as_json: bool) -> None:
         raise UserError(f"{name} is in use by {_named(tags)}, which could no longer go on, be verified or sampled",
                         f"Delete a study that you no longer need: ar delete {tags[0]}\n"
                         f"Or the text all the same: ar data delete {name} --force")
-    if not is_sure and not click.confirm(_question(entry, tags, data.size(freed)), default=False, err=True):
+    if not is_sure and not click.confirm(_question(entry, tags, words.size(freed)), default=False, err=True):
         raise UserError(f"{name} was not deleted")
     shelf.delete(name, progress=lambda line: click.echo(line, err=True))
     if as_json:
         click.echo(json.dumps({"name": name, "freed_bytes": freed, "studies": tags}))
         return
-    click.echo(f"deleted {name}, {data.size(freed)}")
+    click.echo(f"deleted {name}, {words.size(freed)}")
     if entry.is_current:
         click.echo("note: it was the current text; choose another: ar data use NAME", err=True)
 

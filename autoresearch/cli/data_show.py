@@ -47,14 +47,15 @@ def command(name: str | None, samples: int, as_json: bool) -> None:
 
 
 def page(entry: Entry, found: Prepared, tags: list[str]) -> list[str]:
-    from autoresearch.cli import data, prepare
+    from autoresearch import words
+    from autoresearch.cli import prepare
     from autoresearch.harness.text import line
 
     facts = found.manifest
     source = facts.corpus
     rows = [("source", source.source), ("revision", source.revision), ("licence", source.licence or "not recorded"),
             ("sha256", source.sha256), ("prepared", f"{facts.created} by {facts.tool}"),
-            ("disk", data.size(entry.disk_bytes())), ("current", "yes" if entry.is_current else "no"),
+            ("disk", words.size(entry.disk_bytes())), ("current", "yes" if entry.is_current else "no"),
             ("studies", ", ".join(tags) or "none of this clone"),
             ("in train", "; ".join(f"{o.found:,} of {o.judged:,} rows of {split}, exactly or nearly"
                                    for split, o in facts.overlap.items() if o.judged)),

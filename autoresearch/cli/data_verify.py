@@ -22,7 +22,7 @@ def command(name: str | None, as_json: bool) -> int:
     Reads every file of a prepared text, or of all of them, and compares it with the sha256 that was written when it
     was prepared. Exit code 1 if anything differs.
     """
-    from autoresearch.cli.data import size
+    from autoresearch import words
     from autoresearch.data import prepared, shelf
 
     chosen = [shelf.entry(name)] if name is not None else shelf.entries()
@@ -30,7 +30,7 @@ def command(name: str | None, as_json: bool) -> int:
         prepared.current()  # says that there is none
     results = []
     for entry in chosen:
-        click.echo(f"reading {entry.name}, {size(entry.disk_bytes())}", err=True)
+        click.echo(f"reading {entry.name}, {words.size(entry.disk_bytes())}", err=True)
         faults = entry.faults()
         results.append({"name": entry.name, "whole": not faults, "faults": faults})
         if not as_json:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from autoresearch import paths
-from autoresearch.cli.data import size
+from autoresearch import paths, words
 from autoresearch.errors import UserError
 
 
@@ -30,7 +29,7 @@ def command(tag: str, is_sure: bool) -> None:
     if tag not in tags:
         raise UserError(f"there is no study {tag!r}", f"There is {', '.join(tags) or 'none'}.")
     root = clone / "studies" / tag
-    freed = size(folder_bytes(root))
+    freed = words.size(folder_bytes(root))
     if not is_sure:
         click.echo(f"This deletes {root} ({freed}) and the branch autoresearch/{tag} with all experiments.", err=True)
         if click.prompt("Type its tag to delete it", default="", show_default=False, err=True).strip() != tag:

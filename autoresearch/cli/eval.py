@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autoresearch.cli.machine import disturbed, sandbox_option
+from autoresearch.cli.machine import choose_backend, disturbed, sandbox_option
 from autoresearch.cli.prepare import say_notes
 from autoresearch.cli.terminal import Bar
 from autoresearch.errors import UsageError
-from backends import NAMES
+from autoresearch.machine import has_nvidia
+from backends import NAMES, installed
 
 if TYPE_CHECKING:
     from autoresearch.data.prepared import Prepared
@@ -91,9 +92,6 @@ def command(checkpoint: str, split: str | None, text: Path | None, rows: int | N
 
 def backend_of(model: Model, asked: str | None) -> str:
     """The one asked for, or the one it was trained on, or the best that is here."""
-    from autoresearch.cli.machine import choose_backend, has_nvidia
-    from backends import installed
-
     trained = model.about.backend
     can = trained in installed() and (trained != "cuda" or has_nvidia())
     return choose_backend(asked or (trained if can else None))
@@ -145,7 +143,7 @@ def table(model: Model, prepared: Prepared, found: Evaluation, text: Path | None
     if legacy:
         rows["legacy_bpb"] = f"{found.legacy_bpb:.6f}  by {LEGACY}, {found.legacy_bytes:,}"
     rows |= {"bytes": f"{score.bytes:,}", "characters": f"{score.chars:,}", "tokens": f"{score.tokens:,}",
-             "rows": f"{score.rows:,}"}
+             "rows": f"{score.rows:,}", "seed": str(model.about.seed)}
     what = str(text) if text else f"{score.split} of {prepared.name}"
     return f"{model.label} on {what}\n" + "\n".join(f"{key + ': ':<18}{value}" for key, value in rows.items())
 

@@ -113,9 +113,9 @@ def left_undecided(tag: str) -> str:
 
 def one(story: Story, a: Attempt, study: Study) -> str:
     """One experiment in full."""
+    from autoresearch import words
     from autoresearch.cli.style import VERDICT_COLOURS, style
     from autoresearch.harness.text import clean
-    from autoresearch.report import words
     from autoresearch.report.story import UNDER_WAY
 
     e = a.experiment
@@ -134,7 +134,7 @@ def one(story: Story, a: Attempt, study: Study) -> str:
 
 
 def pairs(a: Attempt, study: Study) -> list[str]:
-    from autoresearch.report import words
+    from autoresearch import words
     from autoresearch.report.detail import paired
 
     lines = [f"{'':<12}{'seed':<11}{'val_bpb':>8}  {'incumbent':>9}  {'delta':>8}"]
@@ -163,7 +163,7 @@ def curve(points: Sequence[Point]) -> list[str]:
 
 
 def _facts(a: Attempt) -> list[tuple[str, str]]:
-    from autoresearch.report import words
+    from autoresearch import words
 
     e, t = a.experiment, a.trial
     before = a.parent.recipe if a.parent else None
@@ -208,7 +208,7 @@ def _diff_lines(a: Attempt, study: Study) -> list[str]:
 
 
 def _row(a: Attempt, story: Story) -> tuple[str, str]:
-    from autoresearch.report import words
+    from autoresearch import words
 
     t = a.trial
     bpb = f"{a.bpb:.4f}" if a.bpb is not None else "-"

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from autoresearch import paths
-from autoresearch.cli.machine import Seconds, backend_option, fair_options, futility_option, sandbox_option
+from autoresearch.cli.machine import Finite, Seconds, backend_option, fair_options, futility_option, sandbox_option
 from autoresearch.cli.researching import asked_of, hint, make, researcher_options
 from autoresearch.cli.sources import Size
 from autoresearch.cli.studying import Wanted, begin_or_continue, interruptible, lab_of, loop_of, ratchet_option
@@ -31,7 +31,7 @@ from backends.recipe import PRESETS
 @click.command("loop")
 @click.option("--experiments", type=click.IntRange(0), default=None,
               help="Stop after this many more, whatever was tried before.")
-@click.option("--hours", type=click.FloatRange(0, min_open=True), default=None, help="Stop after this long.")
+@click.option("--hours", type=Finite(0, min_open=True), default=None, help="Stop after this long.")
 @click.option("--until", "clock", default=None, metavar="HH:MM", help="Stop at this time of day.")
 @click.option("--budget", "budget_s", type=Seconds(0.5, 86400), default=None,
               help="Seconds of training per trial of a new study.  [default: 300]")
@@ -101,7 +101,7 @@ def night(wanted: Wanted, until: Until, verify_seeds: int, with_reference: bool,
                     if not until.asked and verify_seeds:
                         until.deadline, until.reserve = until.deadline if reserve else None, lambda: 0.0
                         verified(lab, reference, verify_seeds, until)
-                except UserError:  # a full disk, a git or a machine that fails: the morning's page all the same
+                except (UserError, OSError):  # a full disk, a git or a machine that fails: the page all the same
                     with contextlib.suppress(UserError, OSError):
                         write_report(study, found, samples=False)
                     raise
@@ -184,7 +184,7 @@ def deadline(hours: float | None, clock: str | None) -> float | None:
             at = datetime.datetime.strptime(clock, "%H:%M").time()
         except ValueError:
             raise UsageError(f"--until {clock!r} is not a time of day", "Write it as HH:MM, such as 07:30.") from None
-        now = datetime.datetime.now()
-        moment = datetime.datetime.combine(now.date(), at)
+        now = datetime.datetime.now()  # its fold says which one it is of an hour that the end of summer time repeats
+        moment = datetime.datetime.combine(now.date(), at.replace(fold=now.fold))
         limits.append((moment if moment > now else moment + datetime.timedelta(days=1)).timestamp())
     return min(limits, default=None)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from autoresearch.data.prepared import Prepared
 from autoresearch.errors import UsageError, UserError
 from autoresearch.harness import sandbox
 from autoresearch.harness.supervise import TrialFailed
+from autoresearch.machine import has_nvidia
 from autoresearch.probe import Plan, probe
 from autoresearch.research import fair, futility
 from autoresearch.research.person import typed
@@ -23,7 +24,17 @@ from autoresearch.research.study import Study
 from backends.recipe import PRESETS, Recipe, RecipeError, load, preset_file
 
 
-class Seconds(click.FloatRange):
+class Finite(click.FloatRange):
+    """A number on the command line. FloatRange alone lets `nan` through, and `inf` where there is no maximum."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number: write digits, such as 1 or 0.5.", param, ctx)
+        return number
+
+
+class Seconds(Finite):
     """A length of time on the command line."""
 
     name = "seconds"
@@ -38,10 +49,6 @@ class Seconds(click.FloatRange):
 
 backend_option = click.option("--backend", type=click.Choice(backends.NAMES), default=None,
                               help="What to train on. Default: the best that this machine has.")
-
-
-def has_nvidia() -> bool:
-    return shutil.which("nvidia-smi") is not None
 
 
 def _switch(context: click.Context, parameter: click.Parameter, off: bool) -> None:

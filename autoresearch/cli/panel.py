@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from autoresearch.cli.style import VERDICT_COLOURS
 from autoresearch.records import BASELINE, name_of
-from autoresearch.report.words import changes as in_words
-from autoresearch.report.words import cost as spent
-from autoresearch.report.words import duration, lower, signed
 from autoresearch.research.events import Event
 from autoresearch.research.now import Now, columns
+from autoresearch.words import changes as in_words
+from autoresearch.words import cost as spent
+from autoresearch.words import duration, lower, signed
 
 if TYPE_CHECKING:
     from rich.padding import Padding

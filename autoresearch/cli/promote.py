@@ -10,14 +10,14 @@ import click
 from autoresearch.cli.machine import Seconds, fair_options, sandbox_option
 from autoresearch.cli.studying import interruptible, lab_of, open_study
 from autoresearch.cli.terminal import TerminalView
-from autoresearch.cli.verify import amount, plain
+from autoresearch.cli.verify import amount
 from autoresearch.errors import UserError
 from autoresearch.records import BASELINE
-from autoresearch.report.words import one_line
 from autoresearch.research import horizon, promote
-from autoresearch.research.paired import Gain
+from autoresearch.research.paired import Gain, plain
 from autoresearch.research.promote import Promotion, Size
 from autoresearch.research.until import Until
+from autoresearch.words import one_line
 
 
 @click.command("promote")

@@ -11,14 +11,15 @@ from autoresearch import paths
 from autoresearch.cli.machine import Seconds, backend_option, choose_backend, fair_options, sandbox_option
 from autoresearch.cli.studying import interruptible, lab_of, open_study
 from autoresearch.cli.terminal import TerminalView
-from autoresearch.cli.verify import amount, plain
+from autoresearch.cli.verify import amount
 from autoresearch.errors import UserError
 from autoresearch.records import BASELINE
-from autoresearch.report.words import one_line
 from autoresearch.research import replay, stack
+from autoresearch.research.paired import plain
 from autoresearch.research.stack import Change
 from autoresearch.research.study import Study
 from autoresearch.research.until import Until
+from autoresearch.words import one_line
 
 
 @click.command("replay")

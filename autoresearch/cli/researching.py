@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from autoresearch import paths
+from autoresearch.cli.machine import Finite
 from autoresearch.errors import UsageError, UserError
 from autoresearch.research.researchers.base import Researcher
 from autoresearch.research.researchers.playbook import Playbook
@@ -56,7 +57,7 @@ def researcher_options(command: Callable[..., Any]) -> Callable[..., Any]:
                           "search with a share of proposals by the agent, if one is given, or by claude."),
         click.option("--sampler", type=click.Choice(SAMPLERS), default="cma", show_default=True,
                      help="What search samples with: CMA-ES, TPE, or anywhere within reach, for comparison."),
-        click.option("--llm-share", type=click.FloatRange(0, 1), default=0.3, show_default=True,
+        click.option("--llm-share", type=Finite(0, 1), default=0.3, show_default=True,
                      help="Of hybrid's proposals, at first; then it follows what each has earned for its minutes."),
         click.option("--model", default="", envvar="AUTORESEARCH_MODEL", show_envvar=True, metavar="NAME",
                      help=f"Model of claude.  [default: {MODEL}]"),
@@ -64,13 +65,13 @@ def researcher_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      show_envvar=True, help="How hard it thinks. Default: the model's own."),
         click.option("--fallback-model", default=None, envvar="AUTORESEARCH_FALLBACK_MODEL", show_envvar=True,
                      metavar="NAME", help=f"Asked where the model declines; '' for none.  [default: {FALLBACK}]"),
-        click.option("--max-usd", type=click.FloatRange(0), default=MAX_USD, show_default=True,
+        click.option("--max-usd", type=Finite(0), default=MAX_USD, show_default=True,
                      help="What proposing may cost, for the study in all. Then nobody who is paid is asked."),
         click.option("--max-tokens", type=click.IntRange(1), default=None,
                      help="The same in tokens of the model, read and written."),
         click.option("--agent", default="", envvar="AUTORESEARCH_AGENT", show_envvar=True, metavar="COMMAND",
                      help="A coding agent that edits files, for --researcher command."),
-        click.option("--agent-minutes", type=click.FloatRange(0, min_open=True), default=15.0, show_default=True,
+        click.option("--agent-minutes", type=Finite(0, min_open=True), default=15.0, show_default=True,
                      help="For one proposal of the agent."),
         click.option("--agent-env", multiple=True, metavar="NAME",
                      help="A variable that the agent gets though its name sounds secret, such as ANTHROPIC_API_KEY."),

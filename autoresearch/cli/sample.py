@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autoresearch.cli.machine import disturbed, sandbox_option
+from autoresearch.cli.machine import Finite, disturbed, sandbox_option
 from autoresearch.cli.prepare import say_notes
 from autoresearch.errors import UserError
 
@@ -31,7 +31,7 @@ Examples:
 @click.option("--tag", help="The study of an experiment. Default: the one used last.")
 @click.option("--prompt", help="What the text begins with. Default: a line of the dev split, picked by the seed.")
 @click.option("--tokens", type=click.IntRange(min=1), default=200, show_default=True, help="How many tokens to write.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True,
+@click.option("--temperature", type=Finite(min=0), default=0.8, show_default=True,
               help="Below 1 safer, above 1 wilder; 0 always takes the likeliest token.")
 @click.option("--top-k", type=click.IntRange(min=0), default=50, show_default=True,
               help="Draw among the K likeliest tokens; 0: among all.")

@@ -70,8 +70,8 @@ def advice(story: Story, pid: int | None) -> str:
 
 def page(story: Story, pid: int | None) -> str:
     """For people: one fact a line."""
+    from autoresearch import words
     from autoresearch.cli.style import VERDICT_COLOURS, style
-    from autoresearch.report import words
 
     facts = story.facts
     budget = facts.get("budget_s")
@@ -111,12 +111,9 @@ def _attempt(a: Attempt | None, hypothesis: bool = False) -> dict[str, Any] | No
 def _verified(story: Story) -> dict[str, Any] | None:
     from dataclasses import asdict
 
+    from autoresearch.research.paired import plain
+
     if story.summary is None:
         return None
     return {"sentence": story.summary.sentence, "arms": [asdict(a) | {"mean": a.mean} for a in story.summary.arms],
-            "gains": [_finite(asdict(g)) for g in story.summary.gains]}
-
-
-def _finite(gain: dict[str, Any]) -> dict[str, Any]:
-    """One seed has no interval: null, since JSON has no infinity."""
-    return {k: None if v in (float("inf"), float("-inf")) else v for k, v in gain.items()}
+            "gains": plain([asdict(g) for g in story.summary.gains])}

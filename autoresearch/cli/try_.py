@@ -13,10 +13,10 @@ from autoresearch.errors import UserError
 from autoresearch.paths import CANDIDATE
 from autoresearch.records import BASELINE
 from autoresearch.research.lint import lint
-from autoresearch.research.loop import message
 from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.until import Until
-from backends.recipe import RecipeError, parse
+from autoresearch.research.workspace import message
+from backends.recipe import RecipeError, changed, parse
 
 
 @click.command("try")
@@ -82,6 +82,6 @@ def _recipe(before: bytes, files: dict[str, bytes]) -> tuple[dict[str, object], 
         new = parse(files["recipe.toml"].decode()).flat()
     except (KeyError, UnicodeDecodeError, RecipeError):
         return old, {}
-    return new, {k: v for k, v in new.items() if v != old.get(k)}
+    return new, changed(old, new)
 
 

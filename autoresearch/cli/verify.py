@@ -17,7 +17,7 @@ from autoresearch.records import BASELINE
 from autoresearch.research import horizon, verify
 from autoresearch.research.horizon import Race, Target
 from autoresearch.research.lab import Lab
-from autoresearch.research.paired import Gain
+from autoresearch.research.paired import Gain, plain
 from autoresearch.research.study import Study
 from autoresearch.research.until import Until
 from autoresearch.research.verify import Summary
@@ -65,7 +65,7 @@ def command(tag: str | None, seeds: int, with_reference: bool, with_target: bool
                 raise _nothing(study)
             if champion.n == BASELINE:
                 view.note("nothing was kept: the champion is the baseline, which is compared with the reference alone")
-            view.note(f"at most {verify.seconds(lab, reference, seeds) / 60:.0f} minutes")
+            view.note(f"at most about {verify.seconds(lab, reference, seeds) / 60:.0f} minutes")
             verify.verify(lab, reference, seeds, until)
             if with_target and champion.n != BASELINE and not until.asked:
                 _reach(lab, until)
@@ -121,12 +121,3 @@ def _record(summary: Summary, reached: Target | None) -> dict[str, Any]:
                   "gains": [asdict(g) for g in summary.gains], "claimed_bpb": summary.claimed_bpb,
                   "optimism_bpb": summary.optimism_bpb, "holdout_looks": summary.looks,
                   "target": asdict(reached) if reached else None})
-
-
-def plain(value: Any) -> Any:
-    """As JSON has it: an interval without ends has null for them."""
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from autoresearch import words
 from autoresearch.dashboard import steer
 from autoresearch.errors import UserError
 from autoresearch.harness.text import tail
 from autoresearch.records import BASELINE, VERDICTS, name_of
-from autoresearch.report import charts, words
+from autoresearch.report import charts
 from autoresearch.report.detail import diff, paired
 from autoresearch.report.page import lead, learning, turned
 from autoresearch.report.picture import headline
@@ -93,9 +94,9 @@ def experiment(study: Study, n: int) -> dict[str, Any]:
 
 
 def steering(study: Study) -> dict[str, Any]:
-    text = steer.guidance(study)
-    return {"text": text, "digest": steer.digest(text), "other": None, "queue": steer.queue(study), "said": "",
-            "wrong": None, "draft": {"hypothesis": "", "changes": ""}}
+    content = steer.guidance(study)
+    return {"text": content.decode("utf-8", "replace"), "digest": steer.digest(content), "other": None,
+            "queue": steer.queue(study), "said": "", "wrong": None, "draft": {"hypothesis": "", "changes": ""}}
 
 
 def _page(server: Dashboard, template: str, values: dict[str, Any]) -> str:

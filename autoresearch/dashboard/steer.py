@@ -1,20 +1,23 @@
 """What a person changes on the dashboard: guidance for the researcher, and the queue of their own experiments.
 
-A guidance that was changed in the meantime is never overwritten: the form says which text it was made from.
+A guidance that was changed in the meantime is not overwritten: the form says which bytes it was made from. Nor is one
+that a form can't hold, because it is not UTF-8.
 """
 
 from __future__ import annotations
 
 import hashlib
+import threading
 
 from autoresearch.errors import UserError
 from autoresearch.report.files import put
 from autoresearch.research import person
 from autoresearch.research.queue import Queued
 from autoresearch.research.study import Study
+from autoresearch.research.workspace import GUIDANCE
 
-GUIDANCE = "guidance.md"
 GUIDANCE_BYTES = 64 << 10
+_saving = threading.Lock()  # of two forms that are sent at once the second sees what the first has saved
 
 
 def carry_out(study: Study, path: str, form: dict[str, str]) -> str:
@@ -28,24 +31,31 @@ def carry_out(study: Study, path: str, form: dict[str, str]) -> str:
     raise UserError(f"nothing can be changed at {path}", "Load the page again.")
 
 
-def guidance(study: Study) -> str:
+def guidance(study: Study) -> bytes:
     path = study.worktree / GUIDANCE
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return path.read_bytes() if path.is_file() else b""
 
 
-def digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def save(study: Study, text: str, made_from: str) -> str:
     text = text.replace("\r\n", "\n")
     if len(text.encode("utf-8", "replace")) > GUIDANCE_BYTES:
         raise UserError(f"the guidance has more than {GUIDANCE_BYTES:,} bytes", "Shorten it.")
-    if digest(guidance(study)) != made_from:
-        raise UserError("the guidance was changed by somebody else since this page was loaded",
-                        "Copy your text, load the page again, and put both together.")
-    whole = text if text.endswith("\n") or not text else text + "\n"
-    put(study.worktree / GUIDANCE, whole.encode("utf-8", "replace"))
+    with _saving:
+        before = guidance(study)
+        if digest(before) != made_from:
+            raise UserError("the guidance was changed by somebody else since this page was loaded",
+                            "Copy your text, load the page again, and put both together.")
+        try:
+            before.decode("utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"{study.worktree / GUIDANCE} is not UTF-8: saved from here, its other characters would be "
+                            "lost", "Save it as UTF-8 in an editor, then load the page again.") from None
+        whole = text if text.endswith("\n") or not text else text + "\n"
+        put(study.worktree / GUIDANCE, whole.encode("utf-8", "replace"))
     return "Saved. The researcher reads it before its next proposal."
 
 

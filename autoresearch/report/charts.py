@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from autoresearch import words
 from autoresearch.records import Point
-from autoresearch.report import words
 from autoresearch.report.progress import Progress
 from autoresearch.report.story import Attempt
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoresearch import words
 from autoresearch.records import Experiment
-from autoresearch.report import hours, words
+from autoresearch.report import hours
 from autoresearch.report.story import Attempt, Story
 from autoresearch.research.paired import Gain, gain
 

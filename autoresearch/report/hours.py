@@ -18,7 +18,7 @@ from autoresearch.report.story import Story
 PAUSE_S = 600.0  # from the end of one trial to the next, beyond a trial's budget: the study was not running
 KINDS = {"baseline": "training the baseline", "screen": "first trials of ideas", "repeat": "confirming on fresh seeds",
          "verify": "verifying on the confirm split", "other": "other training", "lost": "trials without a score"}
-STARTING, AROUND = "starting and compiling", "scoring, auditing, proposing, journalling"
+STARTING, AROUND = "starting and compiling", "everything else: scoring, auditing, proposing, waiting, killed trials"
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Measured:
 
 
 def spent(story: Story) -> Spent:
+    """A trial that was killed with its study has no time of its own: it is in what is left until the next."""
     trials = _in_order(story)
     seconds, counts = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0)
     starting = around = paused = 0.0

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from autoresearch import words
 from autoresearch.errors import UserError
-from autoresearch.report import compare, words
+from autoresearch.report import compare
 from autoresearch.report.files import put
 from autoresearch.report.story import Story, tell
 from autoresearch.research.study import Study

@@ -15,12 +15,13 @@ from datetime import date
 from typing import Any
 
 import autoresearch
+from autoresearch import words
 from autoresearch.data import overlap
 from autoresearch.data.prepared import Prepared
 from autoresearch.errors import UserError
 from autoresearch.harness import conditions
 from autoresearch.records import name_of
-from autoresearch.report import charts, hours, words
+from autoresearch.report import charts, hours
 from autoresearch.report.picture import caption, headline
 from autoresearch.report.progress import progress
 from autoresearch.report.samples import Sample
@@ -83,11 +84,9 @@ def lead(story: Story) -> list[str]:
         return ["The baseline has not been scored yet, so there is nothing to compare with. "
                 f"`ar loop --tag {story.tag}` goes on from here."]
     if not story.kept:
-        tried = f"None of the {len(story.judged)} ideas tried so far beats the baseline" if len(story.judged) > 1 else \
-            "The one idea tried so far does not beat the baseline" if story.judged else "No idea has been tried yet"
-        spread = f" by more than its seeds differ among themselves ({story.spread_bpb:.4f} bits per byte)" \
-            if story.judged and story.spread_bpb else ""
-        return [f"{tried}{spread}.", f"The baseline scores {base.bpb:.4f} bits per byte and remains the champion."]
+        tried = f"None of the {len(story.judged)} ideas tried so far was kept." if len(story.judged) > 1 else \
+            "The one idea tried so far was not kept." if story.judged else "No idea has been tried yet."
+        return [tried, f"The baseline scores {base.bpb:.4f} bits per byte and remains the champion."]
     selected = (f"On the validation split and the seed that chose it, the champion (#{champion.n}) scores "
                 f"{champion.bpb:.4f} bits per byte, the baseline {base.bpb:.4f}: "
                 f"{words.lower(story.gain_percent or 0.0)}.")

@@ -11,7 +11,7 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-from autoresearch.report import words
+from autoresearch import words
 from autoresearch.report.progress import FAILED, Progress, progress
 from autoresearch.report.story import Attempt, Story
 from autoresearch.research.paired import Gain

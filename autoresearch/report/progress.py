@@ -56,7 +56,7 @@ def _limits(story: Story, steps: list[Attempt]) -> tuple[float, float]:
     scores = [a.bpb for a in steps if a.bpb is not None]
     start, end = scores[0], min(scores)
     span = max(start - end, 4 * (story.spread_bpb or 0.0), 0.004 * start)
-    tried = sorted(a.bpb for a in story.judged if a.bpb is not None)
+    tried = sorted(a.bpb for a in story.judged if a.experiment.counts and a.bpb is not None)
     usual = tried[int(0.85 * (len(tried) - 1))] if tried else start
     high = min(max(start, usual), start + 0.8 * span)
     return end - (story.spread_bpb or 0.0) - 0.12 * span, high + 0.16 * span

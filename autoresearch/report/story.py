@@ -10,7 +10,6 @@ measure, though those on fresh seeds much less, which is why only `Story.summary
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,7 @@ UNDER_WAY, UNDECIDED = "under way", "undecided"  # of an idea without a verdict;
 class Attempt:
     experiment: Experiment
     trial: Trial | None  # on the screening seed; the last one where none succeeded
-    gain_bpb: float | None  # over its incumbent, on fresh seeds or else the screening seed; positive is better
+    gain_bpb: float | None  # Experiment.gain_bpb
     parent: Experiment | None  # its incumbent
     pairs: tuple[Pair, ...] = ()  # trials against the incumbent's of the same seed, the screening one first
 
@@ -138,7 +137,7 @@ def tell(study: Study) -> Story:
 
     def attempt(e: Experiment) -> Attempt:
         pairs = tuple(ledger.pairs(e.n))
-        return Attempt(e, _trial(e, seed), _gain(e, pairs), by_sha.get(e.parent) if e.n > BASELINE else None, pairs)
+        return Attempt(e, _trial(e, seed), e.gain_bpb(pairs), by_sha.get(e.parent) if e.n > BASELINE else None, pairs)
 
     return Story(
         tag=study.tag, facts=ledger.facts(), is_running=study.owner() is not None,
@@ -148,13 +147,6 @@ def tell(study: Study) -> Story:
         summary=summarise(experiments, ledger.fact(LOOKS, [])), confirm_reads=ledger.reads("confirm"),
         holdout_reads=ledger.reads("holdout"), holdout_evals=ledger.reads("holdout", besides=PURPOSE),
         experiments=experiments, spending=ledger.account.entries())
-
-
-def _gain(e: Experiment, pairs: tuple[Pair, ...]) -> float | None:
-    """The screening trial chose who goes on, so it doesn't count where there are fresh seeds."""
-    fresh = {t.id for t in e.trials if t.purpose == "repeat"}
-    counted = [-p.delta_bpb for p in pairs if p.trial in fresh] or [-p.delta_bpb for p in pairs]
-    return statistics.fmean(counted) if counted else None
 
 
 def _trial(e: Experiment, seed: int | None) -> Trial | None:

@@ -75,7 +75,7 @@ def run(lab: Lab, until: Until) -> None:
             for candidate in (whole, arm):
                 if seed in lab.ledger.experiment(candidate.n).scores(PURPOSE):
                     continue
-                if until.over(1.2 * lab.budget_s):
+                if until.asked:
                     return
                 lab.extra(candidate, seed, PURPOSE, rows=lab.ledger.fact("val_rows"),
                           part=f"ablation, change {i} of {len(found)}, seed {seed - FIRST_SEED + 1} of at most "

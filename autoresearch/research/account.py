@@ -3,7 +3,7 @@
     Account   the table in the ledger
     Arm       what one researcher's experiments cost and earned
     arms      all of them
-    course    the same over time: what had been spent, and trained, when the score fell to where it was
+    course    the same over time: what had been spent, and trained, by each experiment, and what it had gained
 """
 
 from __future__ import annotations
@@ -106,10 +106,10 @@ def arms(judged: Iterable[tuple[Experiment, float | None]], entries: Iterable[En
 
 @dataclass(frozen=True)
 class Moment:
-    """After experiment `n`: the best score so far, and what had been spent and trained to get there."""
+    """After experiment `n`: the gains so far, and what had been spent and trained to get there."""
 
     n: int
-    bpb: float
+    baseline_less_gains_bpb: float  # each on its own seeds: nobody has measured the difference
     usd: float
     tokens: int
     trained_tokens: int

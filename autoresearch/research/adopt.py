@@ -15,6 +15,7 @@ from autoresearch.paths import CANDIDATE
 from autoresearch.research.git import GitError, git
 from autoresearch.research.stack import Change, Entangled, applied
 from autoresearch.research.study import Study
+from autoresearch.research.workspace import message
 
 CANDIDATE_SHA = "Candidate"  # trailer of an adopted commit
 
@@ -98,6 +99,4 @@ def _touches(earlier: Change, later: Change) -> bool:
 
 
 def _message(change: Change, tag: str) -> str:
-    from autoresearch.research.loop import message
-
     return f"{message(change.hypothesis, change.reason)}\n\nExperiment: {tag}/{change.n}\n{CANDIDATE_SHA}: {change.sha}"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch.harness.text import line
-from autoresearch.records import BASELINE, Experiment, Point, Trial, name_of
+from autoresearch.records import BASELINE, Experiment, Point, Trial
 from autoresearch.research.study import Study
 from autoresearch.research.view import View
 
@@ -46,7 +46,7 @@ class Teller(View):
     def __init__(self, study: Study, show: Callable[[Event], None]):
         self._study, self._show = study, show
         self._path = study.root / FILE
-        self._told_step_s = -STEP_EVERY_S
+        self._label, self._told_step_s = "", -STEP_EVERY_S  # of the trial in progress
         self._opening: Event = {}
         self._torn = True  # a killed predecessor may have left half a line
 
@@ -62,10 +62,12 @@ class Teller(View):
         self._tell("note", text=_short(text))
 
     def trial_started(self, label: str, seed: int, budget_s: float | None, part: str = "") -> None:
-        self._told_step_s = -STEP_EVERY_S
+        self._label, self._told_step_s = label, -STEP_EVERY_S
         self._tell("trial", label=label, seed=seed, budget_s=budget_s, part=part)
 
     def trial_event(self, event: str, point: Point | None) -> None:
+        if event == "loaded":  # its clock starts at zero, a second time where it diverged and is run again in float32
+            self._told_step_s = -STEP_EVERY_S
         if event != "step" or point is None:
             self._tell("phase", phase=event)
         elif point.dev_bpb is not None or point.elapsed_s - self._told_step_s >= STEP_EVERY_S:
@@ -75,7 +77,7 @@ class Teller(View):
 
     def trial_ended(self, trial: Trial) -> None:
         score = next(iter(trial.scores), None)
-        self._tell("trial_ended", label=name_of(trial.experiment), seed=trial.seed, status=trial.status,
+        self._tell("trial_ended", label=self._label, seed=trial.seed, status=trial.status,
                    decides=trial.experiment > BASELINE and trial.purpose in ("screen", "repeat"),
                    reason=_short(trial.reason), split=score.split if score else None,
                    bpb=score.bpb if score else None, steps=trial.steps,

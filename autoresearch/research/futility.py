@@ -83,6 +83,10 @@ class Hope:
                 and changes[p.experiment] and applies(changes[p.experiment], [])]
         return cls(curve(theirs), past)
 
+    def restart(self) -> None:
+        """The trial begins anew: its next dev loss is the first."""
+        self._looks = 0
+
     def lost(self, point: Point) -> str:
         """Why the trial should go on no further, or nothing."""
         if point.dev_bpb is None or self._looks >= len(LOOKS) or not self.theirs:

@@ -58,7 +58,7 @@ def run(lab: Lab, race: Race, until: Until) -> None:
         for seed in sorted(race.goal.keys() & race.whole.keys()):
             if seed in lab.ledger.experiment(n).scores(race.purpose, race.split, budget_s=budget_s):
                 continue
-            if until.over(budget_s):
+            if until.asked:
                 return
             shorter.extra(race.candidate, seed, race.purpose, (race.split,), race.rows)
         found = result(lab.ledger.experiment(n), race, lab.budget_s)

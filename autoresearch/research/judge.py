@@ -15,7 +15,7 @@ import numpy as np
 
 from autoresearch.harness.runner import DIVERGED_IN
 from autoresearch.harness.supervise import TrialFailed
-from autoresearch.records import BASELINE, Experiment, Trial
+from autoresearch.records import BASELINE, MACHINE, Experiment, Trial
 from autoresearch.research import decide, gate, quarantine
 from autoresearch.research.decide import Fresh, Noise
 from autoresearch.research.lab import Candidate, Lab
@@ -33,6 +33,7 @@ class Judgement:
     verdict: str
     reason: str
     gain_bpb: float | None = None
+    by_machine: bool = False  # a process of ours failed, not the candidate
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Judge:
         if found.verdict == decide.KEEP and found.by_allowance:
             ledger.set_fact(SIMPLIFICATIONS, sorted({*ledger.fact(SIMPLIFICATIONS, []), candidate.n}))
         return Judgement("keep" if found.verdict == decide.KEEP else "discard", self._sentence(found, simpler),
-                         float(decide.claim(found.fresh, most, found.noise)[0]))
+                         statistics.fmean(found.gains))
 
     def _confirm(self, candidate: Candidate, incumbent: Candidate, screened: float, most: int,
                  allowance: float) -> Confirmation | Judgement:
@@ -160,9 +161,9 @@ class Judge:
         return sum(e.verdict == "keep" and e.n > BASELINE for e in self.lab.ledger.experiments())
 
     def _trial(self, n: int, seed: int) -> Trial | None:
-        """A recipe's finished trial on a seed; its scored one where there are several."""
-        found = [t for t in self.lab.ledger.experiment(n).trials if t.seed == seed
-                 and t.purpose in ("screen", "repeat") and t.status not in ("running", "interrupted")]
+        """A recipe's finished trial on a seed; its scored one where there are several. None of the machine's making."""
+        found = [t for t in self.lab.ledger.experiment(n).trials if t.seed == seed and t.purpose in ("screen", "repeat")
+                 and t.status not in ("running", "interrupted") and t.facts.get("cause") != MACHINE]
         return max(found, key=lambda t: (t.status == "ok", t.id), default=None)
 
     # Trials
@@ -227,6 +228,8 @@ class Judge:
             try:
                 findings.append(self.lab.audit(candidate, trial))
             except TrialFailed as e:
+                if e.cause == MACHINE:
+                    return Judgement("interrupted", e.reason, by_machine=True)
                 return Judgement(e.status, e.reason, judgement.gain_bpb)
         if not findings:
             return Judgement("invalid", "no trial has records that could be replayed", judgement.gain_bpb)
@@ -269,19 +272,22 @@ class Judge:
     # Words
 
     def _sentence(self, c: Confirmation, simpler: str) -> str:
-        gain, low, high = (float(x) for x in decide.claim(c.fresh, c.most, c.noise))
-        n = len(c.gains)
+        shrunk, low, high = (float(x) for x in decide.claim(c.fresh, c.most, c.noise))
+        n, gain = len(c.gains), statistics.fmean(c.gains)
         shifted = Fresh.of([g + c.allowance for g in c.gains])
         z = float(decide.z_score(shifted, c.noise))
         measured = f"{'better' if gain >= 0 else 'worse'} by {abs(gain):.4f} bits per byte on {n} fresh " \
                    f"seed{'s' if n > 1 else ''}"
+        if c.verdict == decide.KEEP and shrunk > 0:
+            measured += f" ({shrunk:.4f} after shrinkage)"
         interval = f"95% interval {low:+.4f} to {high:+.4f}"
         met = "at least" if c.verdict == decide.KEEP else "short of"
         errors = f"{z:.1f} standard errors, {met} the {c.asked:.1f} asked after {n} of at most {c.most}"
         if c.allowance:
             errors += f", with {c.allowance:.4f} allowed for a simplification ({simpler})"
         if c.verdict == decide.KEEP and low <= 0 < gain and not c.allowance:  # the bound is one-sided, and lower
-            return f"{measured}: {errors}; enough to keep it, not to say how much it gains: its {interval} holds zero"
+            return f"{measured}: {errors}; enough to keep it, not to say how much it gains: its {interval} includes " \
+                   "zero"
         return f"{measured}, {interval}: {errors}"
 
 

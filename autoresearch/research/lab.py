@@ -191,7 +191,7 @@ class Lab:
                  "data": self.runner.prepared.digest, "sandbox": sandbox.describe(), "kind": candidate.kind}
         trial_id = self.ledger.start_trial(candidate.n, seed, purpose, self.budget_s, facts)
         self.view.trial_started(candidate.label, seed, self.budget_s, part)
-        folder, outcome, scores = self.folder(trial_id), Outcome(), list[Score]()
+        folder, outcome, scores, start = self.folder(trial_id), Outcome(), list[Score](), time.monotonic()
         try:
             outcome = self.runner.train(candidate.files, candidate.recipe, seed, folder, self.budget_s,
                                         listen=self._listener(candidate, seed, purpose))
@@ -214,8 +214,9 @@ class Lab:
             outcome.log_tail = tail(folder / "log.txt")
         except BaseException as e:
             why = "stopped by hand" if isinstance(e, KeyboardInterrupt) else f"the study stopped: {e}"
+            took_s = outcome.total_s or time.monotonic() - start  # the runner's, where only scoring was cut short
             with contextlib.suppress(UserError):  # the next start says it, where the ledger can't be written now
-                self.ledger.end_trial(trial_id, "interrupted", why)
+                self.ledger.end_trial(trial_id, "interrupted", why, total_s=took_s)
             raise
         finally:
             _clean(folder)
@@ -272,6 +273,8 @@ class Lab:
         def listen(message: dict[str, Any]) -> None:
             point = message.get("point")
             self.view.trial_event(message["event"], point)
+            if message["event"] == "loaded":  # a second time where it diverged and is run again in float32
+                hope.restart()
             if why := fair.lost(message.get("load"), self.budget_s, self.runner.backend, self.terms):
                 raise TrialFailed("interrupted", why)
             if point is not None and (why := hope.lost(point)):

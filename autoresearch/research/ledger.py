@@ -210,6 +210,13 @@ class Ledger:
             "SELECT experiment, trial, incumbent_trial, delta_bpb FROM pairs WHERE ?1 IS NULL OR experiment = ?1 "
             "ORDER BY rowid", n)]
 
+    def gains(self) -> dict[int, float]:
+        """{experiment: its gain over its incumbent}, of all that have one."""
+        found: dict[int, list[Pair]] = {}
+        for pair in self.pairs():
+            found.setdefault(pair.experiment, []).append(pair)
+        return {e.n: gain for e in self.experiments() if (gain := e.gain_bpb(found.get(e.n, ()))) is not None}
+
     def read(self, split: str, trial_id: int) -> None:
         """Counts one look at a split. Record it before looking, so that a kill can't hide it."""
         with self.file.transaction() as db:

@@ -15,7 +15,7 @@ from autoresearch.paths import CANDIDATE
 from autoresearch.records import BASELINE, MACHINE, MEMORY, Experiment
 from autoresearch.research import ablate, decide, gate, person
 from autoresearch.research.git import GitError
-from autoresearch.research.judge import BASELINE_SEEDS, Judge, Judgement, again, kind_of, used_files
+from autoresearch.research.judge import BASELINE_SEEDS, Judge, Judgement, again, kind_of, noise_of, used_files
 from autoresearch.research.lab import Candidate, Lab
 from autoresearch.research.ledger_file import LedgerError
 from autoresearch.research.queue import Queued
@@ -24,8 +24,8 @@ from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.researchers.repeats import repeat_of
 from autoresearch.research.simplicity import simpler
 from autoresearch.research.until import Paused, Until
-from autoresearch.research.workspace import BRIEF, GUIDANCE
-from backends.recipe import Recipe, RecipeError, edit, parse
+from autoresearch.research.workspace import BRIEF, GUIDANCE, message
+from backends.recipe import Recipe, RecipeError, changed, edit, parse
 from backends.spec import GPTSpec
 
 ASKED_AGAIN = 2  # times in a row that a researcher whose proposal was refused is asked for another
@@ -186,7 +186,7 @@ class Loop:
         before = workspace.candidate_files(parent)
         files = edited(before, proposal)
         was, recipe = (parse(of[gate.RECIPE].decode()).flat() for of in (before, files))
-        changes = {k: recipe.get(k) for k in was | recipe if recipe.get(k) != was.get(k)}
+        changes = changed(was, recipe)
         n = lab.ledger.propose(parent=parent, researcher=proposal.researcher or self.researcher.name,
                                hypothesis=proposal.hypothesis, evidence=proposal.evidence, changes=changes,
                                recipe=recipe)
@@ -224,7 +224,7 @@ class Loop:
             self.lab.discard_files(trial)
         self.lab.study.export_tsv()
         self._done += 1
-        self.lab.view.decided(judged, found.gain_bpb)
+        self.lab.view.decided(judged, judged.gain_bpb(self.lab.ledger.pairs(judged.n)))
         return judged
 
     def _judgement(self, experiment: Experiment) -> Judgement:
@@ -268,7 +268,7 @@ class Loop:
     def _watch_the_machine(self, n: int, found: Judgement) -> None:
         """Raises UserError at the third crash in a row that is not the candidate's doing. It stays undecided."""
         last = self.lab.ledger.experiment(n).trials[-1:]
-        machine = found.verdict == "crash" and any(t.facts.get("cause") == MACHINE for t in last)
+        machine = found.by_machine or (found.verdict == "crash" and any(t.facts.get("cause") == MACHINE for t in last))
         self._faults = self._faults + 1 if machine else 0
         if self._faults >= MOST_FAULTS:
             raise UserError(f"{MOST_FAULTS} experiments in a row crashed for reasons that look like the machine's, not "
@@ -297,6 +297,8 @@ class Loop:
         account, coming = lab.ledger.account, max(e.n for e in experiments) + 1
         return Context(
             incumbent=incumbent, recipe=Recipe().replace(incumbent.recipe), experiments=experiments,
+            gains=lab.ledger.gains(),
+            noise_bpb={kind: float(noise_of(lab.ledger, coming, kind).sd) for kind in decide.EXPECTED},
             spread_bpb=lab.ledger.fact("spread_bpb"), tokenizers=names,
             vocab={name: prepared.tokenizer(name).vocab for name in names},
             train_tokens={name: prepared.manifest.tokenizers[name].tokens["train"] for name in names},
@@ -360,10 +362,3 @@ def edited(files: dict[str, bytes], proposal: Proposal) -> dict[str, bytes]:
     if proposal.changes and gate.RECIPE in after:
         after[gate.RECIPE] = edit(after[gate.RECIPE].decode(), proposal.changes).encode()
     return after
-
-
-def message(hypothesis: str, evidence: str) -> str:
-    """A commit message: subject of at most 72 characters, then the rest."""
-    subject = hypothesis if len(hypothesis) <= 72 else hypothesis[:69].rsplit(" ", 1)[0] + "..."
-    body = "\n\n".join(part for part in (hypothesis if subject != hypothesis else "", evidence) if part)
-    return f"{subject}\n\n{body}".strip()

@@ -45,7 +45,7 @@ class Now:
         self.at = event["at"]
         match event["event"]:
             case "began":
-                self.__init__(at=self.at)  # type: ignore[misc]
+                vars(self).update(vars(Now(at=self.at)))  # the same object, which views hold on to
                 self.tag, self.text = str(event.get("tag") or ""), str(event.get("text") or "")
                 self.backend, self.deadline = str(event.get("backend") or ""), event.get("deadline")
                 self.limit, self.budget_s = event.get("experiments"), event.get("budget_s")
@@ -59,8 +59,10 @@ class Now:
                 self.label, self.seed = str(event.get("label") or ""), int(event.get("seed") or 0)
                 self.part, self.phase = str(event.get("part") or ""), "starting"
                 self.budget_s = event.get("budget_s")
-                self.step, self.elapsed_s, self.train_nats, self.dev = 0, 0.0, None, []
+                self._from_zero()
             case "phase":
+                if event.get("phase") == "loaded":  # a second time where it diverged and is run again in float32
+                    self._from_zero()
                 self.phase = PHASES.get(str(event.get("phase")), str(event.get("phase")))
             case "step":
                 self._step(event)
@@ -70,6 +72,10 @@ class Now:
                 self.label = ""
             case "decided":
                 self.label, self.n, self.hypothesis, self.changes = "", None, "", {}
+
+    def _from_zero(self) -> None:
+        """The trial has trained nothing yet."""
+        self.step, self.elapsed_s, self.train_nats, self.dev = 0, 0.0, None, []
 
     def _step(self, event: Event) -> None:
         self.phase, self.step = "training", int(event.get("step") or 0)

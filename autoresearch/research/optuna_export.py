@@ -34,7 +34,7 @@ def export(experiments: Sequence[Experiment], path: Path, name: str) -> int:
     try:
         study = optuna.create_study(storage=storage, study_name=name)
         for e, flat in zip(ideas, flats, strict=True):
-            bpb = e.bpb()
+            bpb = e.bpb() if e.counts else None
             study.add_trial(optuna.create_trial(
                 state=optuna.trial.TrialState.FAIL if bpb is None else optuna.trial.TrialState.COMPLETE, value=bpb,
                 params={key: flat[key] for key in turned}, distributions=ranges,

@@ -2,6 +2,7 @@
 
     Gain    the mean of paired differences in bits per byte, with its 95% interval
     gain    of one model over another
+    plain   a gain, or what holds some, for JSON
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass
+from typing import Any
 
 # Two-sided 95% points of Student's t by degrees of freedom.
 _T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -45,6 +47,15 @@ def gain(over: str, theirs: dict[int, float], ours: dict[int, float]) -> Gain | 
     mean, half = statistics.fmean(differences), half_width(differences)
     percent = 100 * mean / statistics.fmean(theirs[s] for s in seeds)
     return Gain(over, mean, mean - half, mean + half, percent, len(seeds))
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it: an interval without ends has null for them."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and math.isinf(value) else value
 
 
 def half_width(values: list[float]) -> float:

@@ -117,7 +117,7 @@ def run(lab: Lab, size: Size, candidates: list[Candidate], seeds: int, until: Un
         trials = [t for t in lab.ledger.experiment(candidate.n).trials if t.budget_s == size.budget_s]
         if seed in _scores(lab, candidate, size) or ablate.failure(trials):
             continue
-        if until.over(1.2 * size.budget_s):
+        if until.asked:
             return
         lab.extra(candidate, seed, PURPOSE, rows=lab.ledger.fact("val_rows"), part=part)
 

@@ -29,7 +29,7 @@ def run(lab: Lab, change: Change, seeds: int, until: Until) -> None:
         experiment = lab.ledger.experiment(arm.n)
         if seed in experiment.scores(PURPOSE, backend=lab.runner.backend, budget_s=lab.budget_s):
             continue
-        if until.over(1.2 * lab.budget_s):
+        if until.asked:
             return
         trial = lab.extra(arm, seed, PURPOSE, rows=lab.ledger.fact("val_rows"), part=part)
         if trial.status == "interrupted" or trial.facts.get("cause") == MACHINE:

@@ -22,7 +22,7 @@ from autoresearch.research import gate
 from autoresearch.research.git import GitError, git
 from autoresearch.research.judge import kind_of
 from autoresearch.research.workspace import Workspace
-from backends.recipe import RecipeError, edit, parse
+from backends.recipe import RecipeError, changed, edit, parse
 
 Files = dict[str, bytes]
 FRAMEWORKS = {"torch": ("cpu", "cuda"), "mlx": ("mlx",)}  # a file torch_optim.py is of the backends cpu and cuda
@@ -113,7 +113,7 @@ def turned(before: bytes | None, after: bytes | None) -> dict[str, tuple[Any, An
     if before is None or after is None:
         return {}
     old, new = parse(before.decode()).flat(), parse(after.decode()).flat()
-    return {k: (old.get(k), new.get(k)) for k in {**old, **new} if old.get(k) != new.get(k)}
+    return {k: (old.get(k), value) for k, value in changed(old, new).items()}
 
 
 def _change(e: Experiment, before: Files, after: Files) -> Change:

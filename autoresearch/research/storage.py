@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoresearch import words
 from autoresearch.errors import UserError
 from autoresearch.harness.checkpoint import WEIGHTS
 from autoresearch.harness.runner import RECORDS
@@ -44,13 +45,13 @@ class Storage:
             self._delete_all_but(experiments, keepers)
             used = folder_bytes(self.trials)
         if used + needed_bytes > self.budget_bytes:
-            raise UserError(f"the study takes {_gb(used)} of the {_gb(self.budget_bytes)} of disk space that it may; "
-                            f"the next trial needs {_gb(needed_bytes)}",
+            raise UserError(f"the study takes {words.size(used)} of the {words.size(self.budget_bytes)} of disk space "
+                            f"that it may; the next trial needs {words.size(needed_bytes)}",
                             f"Give it more with --disk, or delete logs in {self.trials}. The same command continues.")
         free = shutil.disk_usage(self.trials).free
         if free < needed_bytes:
-            raise UserError(f"{_gb(free)} of disk space are free at {self.trials}; the next trial needs "
-                            f"{_gb(needed_bytes)}", "Free some. Nothing is lost: the same command continues.")
+            raise UserError(f"{words.size(free)} of disk space are free at {self.trials}; the next trial needs "
+                            f"{words.size(needed_bytes)}", "Free some. Nothing is lost: the same command continues.")
 
     def _delete_all_but(self, experiments: list[Experiment], keepers: list[int]) -> None:
         """Of what was kept: the loop deletes the weights of ideas that were not, when they are decided."""
@@ -72,7 +73,3 @@ def _by_worth(experiments: list[Experiment], champion: int | None) -> Iterator[i
     if champion != BASELINE:
         yield BASELINE
     yield from (e.n for e in reversed(experiments) if e.verdict == "keep" and e.n not in (champion, BASELINE))
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

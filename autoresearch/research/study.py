@@ -23,7 +23,7 @@ from autoresearch.data.prepared import Prepared
 from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, Experiment
 from autoresearch.research.ledger import Ledger
-from autoresearch.research.workspace import Workspace, moved, validate_tag
+from autoresearch.research.workspace import Workspace, is_tag, moved, validate_tag
 
 FOLDERS = ("trials", "frozen", "report")
 LOCK_WAIT_S = 0.3  # longer than `owner` takes to look
@@ -216,7 +216,9 @@ def _is_created(path: Path) -> bool:
 
 
 def _roots(clone: Path) -> list[Path]:
-    return [path.parent for path in sorted((clone / "studies").glob("*/ledger.sqlite")) if _is_created(path)]
+    """A folder that no study can be called after, such as a copy "mar8 copy", is nobody's study."""
+    return [path.parent for path in sorted((clone / "studies").glob("*/ledger.sqlite"))
+            if is_tag(path.parent.name) and _is_created(path)]
 
 
 def _last_used(root: Path) -> float:
@@ -279,7 +281,7 @@ def _locked(root: Path, tag: str, announce: bool = True) -> Iterator[None]:
 
 def _tsv_line(e: Experiment) -> str:
     """Upstream knows keep, discard and crash, and gives a crash no numbers; other verdicts are named in the text."""
-    scored = e.verdict in ("keep", "discard") and e.bpb() is not None
+    scored = e.counts and e.bpb() is not None
     bpb = (e.bpb() or 0.0) if scored else 0.0
     memory_gb = max((t.peak_memory_bytes for t in e.trials), default=0) / 2**30 if scored else 0.0
     status = e.verdict if scored else "crash"

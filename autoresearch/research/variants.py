@@ -12,7 +12,7 @@ from autoresearch.records import REFERENCE, Experiment
 from autoresearch.research import gate
 from autoresearch.research.lab import Candidate, Lab
 from autoresearch.research.stack import Files
-from backends.recipe import Recipe
+from backends.recipe import Recipe, changed
 
 
 def variant(lab: Lab, researcher: str, name: str, parent: Experiment, files: Files, kind: str = "") -> Candidate:
@@ -39,7 +39,7 @@ def record(lab: Lab, n: int, researcher: str, hypothesis: str, evidence: str, pa
     before = lab.study.workspace.candidate_files(parent.sha)
     edits = {f"{CANDIDATE}/{name}": files.get(name) for name in {**before, **files}
              if before.get(name) != files.get(name)}
-    changes = {k: v for k, v in recipe.flat().items() if v != parent.recipe.get(k)}
+    changes = changed(parent.recipe, recipe.flat())
     lab.ledger.propose(n=n, parent=parent.sha, researcher=researcher, hypothesis=hypothesis, evidence=evidence,
                        changes=changes, recipe=recipe.flat())
     sha = lab.study.workspace.propose_commit(parent.sha, edits, f"{hypothesis}\n\n{evidence}".strip(), n)

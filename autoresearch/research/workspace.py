@@ -35,9 +35,15 @@ STALE_LOCK_S = 10.0  # nothing we do with git holds a lock as long
 INDEX = ".index-"  # folders beside the worktree, with the process id of whoever works there
 
 
+def is_tag(name: str) -> bool:
+    """Whether a study may be called so: its tag names a folder and a branch."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name)) and ".." not in name \
+        and not name.endswith((".", ".lock"))
+
+
 def validate_tag(tag: str) -> str:
-    """The tag, which names a folder and a branch; UsageError where it can't."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", tag) or ".." in tag or tag.endswith((".", ".lock")):
+    """The tag; UsageError where it can't be one."""
+    if not is_tag(tag):
         raise UsageError(f"{tag!r} can't be the tag of a study",
                          "Use up to 64 letters, digits, '-', '_' and '.', beginning with a letter or digit: mar8")
     return tag
@@ -414,6 +420,13 @@ class Workspace:
                 while time.time() - lock.stat().st_mtime < STALE_LOCK_S and time.monotonic() < give_up:
                     time.sleep(0.05)
                 lock.unlink()
+
+
+def message(hypothesis: str, evidence: str) -> str:
+    """A commit message: subject of at most 72 characters, then the rest."""
+    subject = hypothesis if len(hypothesis) <= 72 else hypothesis[:69].rsplit(" ", 1)[0] + "..."
+    body = "\n\n".join(part for part in (hypothesis if subject != hypothesis else "", evidence) if part)
+    return f"{subject}\n\n{body}".strip()
 
 
 def moved(branch: str, head: str, expected: str) -> UserError:

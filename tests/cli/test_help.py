@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -53,6 +54,14 @@ def test_the_summary_in_the_list_is_the_commands_own(call: str) -> None:
 def test_every_option_is_explained(call: str) -> None:
     options = [p for p in CALLS[call].params if isinstance(p, click.Option) and not p.hidden]
     assert [option.name for option in options if not option.help] == []
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_number_that_is_not_finite_is_refused_in_a_sentence(call: str) -> None:
+    numbers = [p for p in CALLS[call].params if isinstance(p.type, click.types.FloatParamType)]
+    for option, value in itertools.product(numbers, ("nan", "inf")):
+        with pytest.raises(click.BadParameter, match=r"is not a finite number: write digits|is not in the range"):
+            option.type.convert(value, option, None)
 
 
 def test_the_written_page_is_what_the_help_says() -> None:

@@ -261,8 +261,8 @@ def test_weights_that_are_gone_are_a_sentence_with_a_remedy(made: Made, capsys: 
     assert "not kept are deleted" in capsys.readouterr().err
 
 
-def test_champion_baseline_and_numbers_name_the_newest_weights_of_their_experiments(made: Made) -> None:
-    made.baseline(2.4, 2.41)
+def test_champion_baseline_and_numbers_name_weights_of_the_screening_seed_and_so_compare(made: Made) -> None:
+    made.baseline(2.4, 2.41, 2.42)
     n = made.idea("keep", 2.3)
     made.idea("discard", 2.5)
     for e in made.study.ledger.experiments()[:2]:
@@ -275,11 +275,14 @@ def test_champion_baseline_and_numbers_name_the_newest_weights_of_their_experime
                 tokenizer_digest="t", data_name="letters", data_digest="d", seed=trial.seed, budget_s=300.0, steps=701,
                 tokens=701 * 128, train_s=300.0))
     first, kept = ([t.id for t in made.study.ledger.experiment(m).screens()] for m in (BASELINE, n))
-    for name, trial_id, label in (("champion", kept[-1], f"experiment {n} of mar8"), (f"#{n}", kept[-1], ""),
-                                  ("baseline", first[-1], "the baseline of mar8"), ("0", first[-1], "")):
+    for name, trial_id, label in (("champion", kept[0], f"experiment {n} of mar8"), (f"#{n}", kept[0], ""),
+                                  ("baseline", first[0], "the baseline of mar8"), ("0", first[0], "")):
         found = models.find(name)
         assert (found.trial_id, found.study, found.is_ours) == (trial_id, "mar8", True), name
         assert load_file(found.weights)["w"][0] == trial_id and found.label.startswith(label)
+        assert found.about.seed == 1, name
+    models.find("baseline").weights.unlink()
+    assert models.find("baseline").trial_id == first[-1], "the newest that is there, where that one is gone"
     with pytest.raises(UserError, match="those of ideas that were not kept are deleted"):
         models.find("2")
 

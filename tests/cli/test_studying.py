@@ -6,6 +6,8 @@ from __future__ import annotations
 import datetime
 import signal
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -152,6 +154,28 @@ def test_a_night_ends_at_the_earlier_of_its_limits_and_an_hour_that_is_past_is_t
     monkeypatch.setattr(loop, "datetime", SimpleNamespace(datetime=Evening, timedelta=datetime.timedelta))
     monkeypatch.setattr(loop, "time", SimpleNamespace(time=lambda: Evening.now().timestamp()))
     assert deadline(hours, clock) == (ends and datetime.datetime(2026, 5, *ends).timestamp())
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "CET-1CEST,M3.5.0/2,M10.5.0/3")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.parametrize(("now", "clock", "minutes"), [
+    ("10-25T00:10", "02:30", 20), ("10-25T01:10", "02:30", 20),  # 02:10 in summer time, and an hour later once more
+    ("10-25T01:10", "02:05", 24 * 60 - 5), ("10-25T00:10", "03:30", 140), ("10-24T21:00", "02:30", 210),
+    ("03-29T01:10", "02:30", 24 * 60 - 40), ("03-29T00:10", "03:30", 80)])
+def test_a_night_ends_at_its_hour_where_the_clocks_are_changed(now: str, clock: str, minutes: int, berlin: None,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    real = datetime.datetime
+    moment = real.fromisoformat(f"2026-{now}+00:00").timestamp()
+    changing = SimpleNamespace(now=lambda: real.fromtimestamp(moment), strptime=real.strptime, combine=real.combine)
+    monkeypatch.setattr(loop, "datetime", SimpleNamespace(datetime=changing, timedelta=datetime.timedelta))
+    assert deadline(None, clock) == moment + 60 * minutes
 
 
 @pytest.mark.parametrize("clock", ["7h30", "24:00", "07:30 pm", "half past seven"])

@@ -118,6 +118,7 @@ def test_the_panel_keeps_the_scores_that_no_verdict_follows(made: Made) -> None:
     teller = Teller(made.study, found.append)
     screened = made.study.ledger.experiment(n).trials[0]
     for purpose in ("screen", "repeat", "verify"):
+        teller.trial_started(f"#{n}", 1, 300.0)
         teller.trial_ended(replace(screened, purpose=purpose))
     lines = [[text.plain for text in panel.above(e, 100)] for e in found if e["event"] == "trial_ended"]
     assert lines == [[], [], [f"#{n}, seed 1: val_bpb 2.3000"]]
@@ -140,6 +141,7 @@ def test_plain_lines_are_those_of_a_log(made: Made, capsys: pytest.CaptureFixtur
     n = made.idea("discard", 2.5, reason="worse")
     experiment = made.study.ledger.experiment(n)
     teller = Teller(made.study, view.show)
+    teller.trial_started("#2", 1, 300.0)
     teller.trial_ended(experiment.trials[0])
     teller.decided(experiment, -0.2)
     view.close()
@@ -149,7 +151,7 @@ def test_plain_lines_are_those_of_a_log(made: Made, capsys: pytest.CaptureFixtur
         "#2  Half the batch gives twice the updates, which this study has been short of from the start",
         "     batch.tokens_per_step = 64", "     #2, seed 1, 300 s of training", "a note",
         "     another process is preparing text in this cache; waiting for it",
-        "     #2, seed 1: val_bpb 2.5000, 701 steps, 299 tokens/s",
+        "     #2, seed 1, 300 s of training", "     #2, seed 1: val_bpb 2.5000, 701 steps, 299 tokens/s",
         "     discard: worse"]
 
 

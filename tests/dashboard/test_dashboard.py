@@ -5,14 +5,19 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from autoresearch.cli import dashboard, run, shell
+from autoresearch.dashboard import steer
 from autoresearch.dashboard.server import FORM_BYTES, STREAMS
+from autoresearch.errors import UserError
 from autoresearch.records import Point
+from autoresearch.report.files import put
 from autoresearch.research.events import Teller
 from tests.dashboard.conftest import Person, serving
 from tests.report.made import Made, forty_ideas, repository
@@ -191,6 +196,41 @@ def test_guidance_that_somebody_else_changed_is_not_overwritten_and_yours_is_not
     assert (made.study.worktree / "guidance.md").read_text() == "theirs\n"
     again = next(i.attributes["value"] for i in answer.page.all("input", name="digest"))
     assert person.post("/guidance", text="theirs and mine", digest=again).status == 303
+
+
+def test_of_two_forms_sent_at_once_one_is_told_of_the_other(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, outcomes = steer.digest(steer.guidance(made.study)), list[str]()
+
+    def save(text: str) -> None:
+        try:
+            outcomes.append(steer.save(made.study, text, before))
+        except UserError as e:
+            outcomes.append(e.message)
+
+    second = threading.Thread(target=save, args=("second",))
+
+    def slowly(path: Path, content: bytes) -> None:
+        if not second.ident:
+            second.start()
+            second.join(0.3)  # as long as it takes to save, where nothing holds it up
+        put(path, content)
+
+    monkeypatch.setattr(steer, "put", slowly)
+    save("first")
+    second.join()
+    assert (made.study.worktree / "guidance.md").read_text() == "first\n"
+    assert outcomes[0].startswith("Saved.") and "changed by somebody else" in outcomes[1]
+
+
+def test_guidance_that_is_not_utf_8_keeps_its_bytes(person: Person, made: Made) -> None:
+    path, latin = made.study.worktree / "guidance.md", "Essayez l'\u00e9t\u00e9.\n".encode("latin-1")
+    path.write_bytes(latin)
+    answer = person.post("/guidance", text="Essayez l'hiver.", digest=digest_on(person))
+    assert answer.status == 409 and "is not UTF-8" in answer.page.one("p", **{"class": "wrong"}).words
+    assert answer.page.one("textarea", id="text").text == "\nEssayez l'hiver." and path.read_bytes() == latin
+    digest = digest_on(person)
+    path.write_bytes(latin.replace(b"\xe9", b"\xe8"))
+    assert "changed by somebody else" in person.post("/guidance", text="x", digest=digest).page.words
 
 
 def test_an_experiment_is_queued_shown_and_taken_out_again(person: Person, made: Made) -> None:

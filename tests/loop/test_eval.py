@@ -73,8 +73,10 @@ def test_the_table_for_people(clone: Place, run: dict[str, Any]) -> None:
     title, *lines = clone.ar("eval", run["checkpoint"], "--rows", "1", "--legacy-bpb").stdout.splitlines()
     rows = dict(line.split(":", 1) for line in lines)
     assert "val of made" in title
-    assert list(rows) == ["val_bpb", "val_bpc", "nats_per_token", "legacy_bpb", "bytes", "characters", "tokens", "rows"]
+    assert list(rows) == ["val_bpb", "val_bpc", "nats_per_token", "legacy_bpb", "bytes", "characters", "tokens", "rows",
+                          "seed"]
     assert "±" not in rows["val_bpb"] and rows["rows"].strip() == "1", "one row has no error"
+    assert rows["seed"].strip() == "1"
     assert "legacy" not in clone.ar("eval", run["checkpoint"], "--rows", "2").stdout
 
 
@@ -196,14 +198,14 @@ def test_ctrl_c_ends_all_of_it(clone: Place, run: dict[str, Any], tmp_path: Path
 def test_the_champion_is_scored_unless_another_is_named_and_the_baseline_by_number_or_name(place: Place) -> None:
     champion, zero, named = evaluated(place), evaluated(place, "#0"), evaluated(place, "baseline", "--tag", TAG)
     with place.study() as study:
-        best, newest = models.of_experiment(study), study.ledger.experiment(0).screens()[-1]
+        best, screened = models.of_experiment(study), study.ledger.experiment(0).screened()
     assert (champion["checkpoint"], champion["study"]) == (best.label, TAG)
     assert (zero["checkpoint"], zero["bpb"]) == (f"the baseline of {TAG}", named["bpb"])
-    assert zero["seed"] == newest.seed
+    assert screened is not None and zero["seed"] == champion["seed"] == screened.seed
     whole = place.text.manifest.splits["val"].rows
     assert zero["rows"] == whole
-    part = evaluated(place, "baseline", "--rows", str(newest.scores[0].rows))
-    assert part["bpb"] == newest.bpb(), "the study's own score, row for row"
+    part = evaluated(place, "baseline", "--rows", str(screened.scores[0].rows))
+    assert part["bpb"] == screened.bpb(), "the study's own score, row for row"
 
 
 def test_looks_at_held_out_text_are_counted_and_said(place: Place) -> None:

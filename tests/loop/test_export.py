@@ -47,7 +47,7 @@ def test_the_folder_holds_all_that_it_takes_and_no_more(place: Place, folder: Pa
 def test_our_own_commands_take_it_from_anywhere(place: Place, folder: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(folder, tmp_path / "elsewhere")
     with place.study() as study:
-        n = study.ledger.experiment(0).screens()[-1].bpb()
+        n = study.ledger.experiment(0).bpb()
     found = json.loads(place.ar("eval", str(moved), "--json").stdout)
     assert found["bpb"] == pytest.approx(n)
     assert place.ar("sample", str(moved), "--prompt", "The ", "--tokens", "5").stdout.startswith("The ")
@@ -80,7 +80,8 @@ def test_the_card_is_one_that_the_hub_reads_and_says_how_it_came_to_be(place: Pl
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "autoresearch" and card.data.pipeline_tag == "text-generation"
     with place.study() as study:
-        trial = study.ledger.experiment(0).screens()[-1]
+        trial = study.ledger.experiment(0).screened()
+    assert trial is not None
     assert [(r.metric_type, r.dataset_split, r.metric_value) for r in card.data.eval_results] \
         == [("bits_per_byte", "val", pytest.approx(trial.bpb(), abs=1e-5))]
     for words in (place.text.manifest.corpus.sha256, place.text.digest, f"{trial.bpb():.4f}", f"seed {trial.seed}",

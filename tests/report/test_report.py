@@ -7,20 +7,26 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 from autoresearch.data.manifest import Overlap
 from autoresearch.data.prepared import Prepared
 from autoresearch.errors import UserError
-from autoresearch.records import REFERENCE
+from autoresearch.records import BASELINE, REFERENCE
 from autoresearch.report import hours, page, picture, write_report
+from autoresearch.report.progress import progress
 from autoresearch.report.samples import Sample
 from autoresearch.report.story import tell
+from autoresearch.research import lab, optuna_export, verify
 from tests.harness.tiny import small_text
 from tests.report.html_page import Element, parse
 from tests.report.made import Made, forty_ideas, repository
+from tests.research.planted import Night, Planted
 
 EVIL = ("Try | a pipe\n\n# heading <script>alert(1)</script> ![x](http://evil.example/x.png) ``` `code` $x$ "
         "www.evil.example")
@@ -204,11 +210,29 @@ def test_a_study_without_gain_says_so_and_what_failed(made: Made) -> None:
     made.idea("discard", 2.42, changes={"optim.matrix_lr": 0.08})
     made.idea("timeout", reason="trained for 341 s of a budget of 300 s")
     page = page_of(made)
-    assert lead_of(page).startswith("None of the 2 ideas tried so far beats the baseline")
+    assert lead_of(page).startswith("None of the 2 ideas tried so far was kept.")
     assert "What was kept" not in headings(page) and "What this night says all the same" in headings(page)
     assert "Closest came #1 (optim.matrix_lr 0.04 → 0.08): +0.0200 bits per byte." in page.words
     assert ["1", "optim.matrix_lr 0.04 → 0.08", "+0.0200"] in page.rows()
     assert "timeout: trained for 341 s of a budget of 300 s" in page.words
+
+
+def test_a_score_that_the_audit_threw_out_is_no_measurement(made: Made, tmp_path: Path) -> None:
+    made.baseline(2.4, 2.41)
+    made.idea("invalid", 1.9, reason="saw later tokens", changes={"optim.matrix_lr": 0.08})
+    made.idea("discard", 2.42, changes={"optim.matrix_lr": 0.02})
+    page, found = page_of(made), tell(made.study)
+    assert [a.gain_bpb for a in found.ideas] == [None, pytest.approx(-0.02)]
+    assert "Closest came #2" in page.words and "0.5000" not in page.words
+    assert "invalid: saw later tokens" in page.words and "1 of 2 ideas came to no score" in page.words
+    assert made.study.ledger.gains() == {2: pytest.approx(-0.02)}
+    shown = progress(found)
+    assert shown is not None and shown.high < 2.5 and shown.low > 2.3
+    optuna_export.export(made.study.ledger.experiments(), tmp_path / "optuna.db", "mar8")
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'optuna.db'}")
+    trials = optuna.load_study(study_name="mar8", storage=storage).trials
+    assert [t.value for t in trials] == [pytest.approx(2.4), None, pytest.approx(2.42)]
+    storage.engine.dispose()
 
 
 def test_a_study_with_a_baseline_only_claims_nothing(made: Made) -> None:
@@ -274,6 +298,28 @@ def test_where_the_hours_went_adds_up(made: Made) -> None:
     assert parts[hours.STARTING].seconds == pytest.approx(3 * 20.0)
     assert spent.total_s == pytest.approx(960.0, abs=5.0)
     assert spent.paused_s == 0.0
+
+
+@pytest.mark.parametrize("where", ["train", "score"])
+def test_a_trial_that_is_stopped_by_hand_has_the_time_that_it_took(where: str, tmp_path: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    night, clock = Night.create(tmp_path, lambda recipe, files: 2.0), [1000.0]
+
+    def stopped(*args: Any, **more: Any) -> None:
+        clock.append(clock[-1] + 100.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lab, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
+    monkeypatch.setattr(Planted, where, stopped)
+    with night.made.study as study:
+        candidate = verify.candidate(night.lab(), study.ledger.experiment(BASELINE))
+        with pytest.raises(KeyboardInterrupt):
+            night.lab().screen(candidate, 9)
+        trial = study.ledger.experiment(BASELINE).trials[-1]
+        assert (trial.status, trial.reason) == ("interrupted", "stopped by hand")
+        assert trial.total_s == (100.0 if where == "train" else 300.0), "scoring comes after it, as of every trial"
+        lost = next(part for part in hours.spent(tell(study)).parts if part.name == hours.KINDS["lost"])
+        assert (lost.seconds, lost.trials) == (trial.total_s, 1)
 
 
 def test_ideas_that_were_stopped_early_are_drawn_and_counted(made: Made) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 from autoresearch.harness.conditions import Conditions
 from autoresearch.harness.jobs import DEV_FRACTIONS
 from autoresearch.harness.supervise import Outcome, TrialFailed
-from autoresearch.records import Experiment, Point, Score
+from autoresearch.records import MACHINE, Experiment, Point, Score
 from autoresearch.research import fair
 from autoresearch.research.lab import Lab
 from autoresearch.research.ledger import Ledger
@@ -167,6 +167,8 @@ class Runner:
     def audit(self, candidate: dict[str, bytes], recipe: Recipe, folder: Path, weights: Path, split: str, rows: int,
               precision: str, records: str = "recorded.npz") -> str:
         assert (folder / records).is_file() and weights.is_file()
+        if self.told.get("scorer_dies"):
+            raise TrialFailed("crash", "the scorer ended", MACHINE)
         if str(recipe.optim.matrix_lr) in self.told.get("cheats", []):
             raise TrialFailed("invalid", "saw later tokens")
         return "replay of 7 positions"

@@ -69,11 +69,12 @@ def test_what_earns_its_place_is_told_from_what_does_not(night: Night) -> None:
 def test_an_interrupted_ablation_goes_on_and_ends_the_same(night: Night, tmp_path: Path) -> None:
     night.keep(optim__matrix_lr=0.02)
     night.keep(model__qk_scale=1.3)
-    for _ in range(40):
+    for done in range(40):
         until = Until()
         ablate.run(night.lab(until=until, stop_after=1), until)  # one trial, then a stop
         if not until.asked:
             break
+        assert len(night.trials("ablate")) == done + 1
     other = Night.create(tmp_path / "other", rule, {"torch_model.py": CODE})
     other.keep(optim__matrix_lr=0.02)
     other.keep(model__qk_scale=1.3)
@@ -180,6 +181,8 @@ def test_a_kept_change_is_measured_on_another_backend_and_beside_where_it_was_ke
     study = night.made.study
     change = stack(study.workspace, study.ledger.experiments())[-1]
     lab = night.lab(backend="mlx")
+    replay.run(lab, change, 3, Until(asked=True))
+    assert night.trials("replay") == [], "nothing is run once a stop was asked for"
     replay.run(lab, change, 3, Until())
     assert night.trials("replay") == [(arm, seed) for seed in (1001, 1002, 1003) for arm in (0, n)]
     experiments = study.ledger.experiments()

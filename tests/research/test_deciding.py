@@ -76,8 +76,12 @@ def test_what_selecting_added_is_the_claim_less_what_fresh_seeds_give_on_the_sam
     assert {split: round(g.mean_bpb, 6) for split, g in summary.splits.items()} \
         == {"val": 0.06, "confirm": 0.05, "holdout": 0.04}
     assert "0.0500 bits per byte (2.3%) below the baseline on the confirm split" in summary.sentence
-    assert "shows 0.1000 on val; fresh seeds give 0.0600 there: selecting flattered the gain by 0.0400 (40% of" \
-        in verify.optimism(summary)
+    assert verify.optimism(summary) == (
+        "On val the screening seed showed a gain of 0.1000 over the baseline, fresh seeds 0.0600: the difference is "
+        "selection bias, one seed's luck and other rows.")
+    worse = summarise([arm(BASELINE, 2.00, 2.10, 2.20, 2.30), arm(1, 1.95, 2.04, 2.15, 2.26)])
+    assert worse is not None and "gain of 0.0500 over the baseline, fresh seeds 0.0600: the diff" \
+        in verify.optimism(worse), "no other words where the seed was unlucky"
     assert "read once for this pair: +0.0400 bits per byte" in verify.holdout(summary) and summary.splits[
         "holdout"].seeds == 2
     again = summarise([arm(BASELINE, 2.00, 2.10, 2.20, 2.30), arm(1, 1.90, 2.04, 2.15, 2.26)], [{}, {}])

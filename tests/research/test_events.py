@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,40 @@ def test_steps_are_thinned_to_one_a_second_but_never_a_dev_score(made: Made) -> 
     steps = [event for event in shown if event["event"] == "step"]
     assert sum(event["dev_bpb"] is not None for event in steps) == 4
     assert len(steps) <= 10 + 4
+
+
+def test_a_trial_that_diverged_and_is_run_again_is_shown_from_its_new_beginning(made: Made) -> None:
+    """It is loaded a second time, and its clock is at zero again."""
+    teller, shown = told(made)
+    trial(teller)
+    teller.trial_event("loaded", None)
+    now = folded(shown)
+    assert (now.phase, now.step, now.elapsed_s, now.train_nats, now.dev) == ("warming up", 0, 0.0, None, [])
+    teller.trial_event("ready", None)
+    teller.trial_event("step", Point(3, 0.5, 4.5))
+    now = folded(shown)
+    assert (now.step, now.elapsed_s, now.train_nats) == (3, 0.5, 4.5), "not only when it has passed the first run"
+    assert columns(now) == [(0.8, None, 2.5)]
+
+
+def test_a_trial_ends_under_the_name_that_it_began_with(made: Made) -> None:
+    teller, shown = told(made)
+    for label in ("Without #3", "champion #4"):
+        teller.trial_started(label, 2001, 300.0)
+        teller.trial_ended(replace(made.study.ledger.experiment(0).trials[0], experiment=-2, purpose="ablate"))
+        assert shown[-1]["label"] == label
+        assert [text.plain for text in above(shown[-1], 80)] == [f"{label}, seed 1: val_bpb 2.4000"]
+
+
+def test_a_run_that_begins_forgets_the_one_before_in_every_view(made: Made) -> None:
+    teller, shown = told(made)
+    teller.began(deadline=1e9, experiments=5)
+    trial(teller)
+    now = folded(shown)
+    again, after = told(made)
+    again.began(None, None)
+    now.take(after[0])
+    assert now == Now(tag="mar8", text="letters", backend="cpu", budget_s=300.0, at=after[0]["at"])
 
 
 def test_a_torn_line_is_skipped_and_the_next_run_begins_a_line_of_its_own(made: Made) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autoresearch.harness.jobs import DEV_FRACTIONS
-from autoresearch.records import Experiment, Pair, Point, Score, Trial
+from autoresearch.harness.supervise import Outcome, TrialFailed
+from autoresearch.records import BASELINE, Experiment, Pair, Point, Score, Trial
 from autoresearch.research import futility
 from autoresearch.research.futility import LOOKS, Hope, applies, margin
+from autoresearch.research.lab import Candidate
+from backends.recipe import Recipe
+from tests.research.planted import Night, Planted
 
 THEIRS = [2.6, 2.4, 2.3, 2.2, 2.15]
 
@@ -50,6 +57,36 @@ def test_a_trial_far_behind_is_stopped_at_the_first_look_that_says_so() -> None:
     assert told(hope({"model.depth": 2}), [2.6, 2.4, 2.3, 2.2, 2.15]) == [""] * 5
     late = told(hope({"model.depth": 2}), [2.6, 2.4, 2.3, 2.3])
     assert late[:3] == [""] * 3 and late[3].startswith("stopped at 80%")
+
+
+def test_a_trial_that_diverged_and_is_run_again_is_judged_from_its_new_beginning(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both runs of it tell the same listener. What the second has at 20% is not compared with the incumbent's 40%."""
+    monkeypatch.delenv(futility.OFF, raising=False)
+    curve = [Point(k, 300 * f, None, d) for k, (f, d) in enumerate(zip(DEV_FRACTIONS, THEIRS, strict=True))]
+
+    def train(*args: Any, listen: Callable[[dict[str, Any]], None], **more: Any) -> Outcome:
+        try:
+            for run in (curve[:1], curve):  # the first diverges after its first dev loss
+                for event in ("loaded", "ready"):
+                    listen({"event": event})
+                for point in run:
+                    listen({"event": "step", "point": point})
+        except TrialFailed as e:
+            return Outcome(status=e.status, reason=e.reason)
+        return Outcome()
+
+    monkeypatch.setattr(Planted, "train", train)
+    night = Night.create(tmp_path, lambda recipe, files: 2.0)
+    with night.made.study as study:
+        ledger = study.ledger
+        ledger.set_fact("val_rows", 1)
+        ledger.end_trial(ledger.start_trial(BASELINE, 7, "screen", 300.0, {}), "ok", curve=curve,
+                         scores=[Score("val", 1.0, 1, 1, 1, 1)])
+        n = ledger.propose(parent=study.workspace.head(), researcher="test", hypothesis="", evidence="",
+                           changes={"model.depth": 2}, recipe={})
+        trial = night.lab().screen(Candidate(n, {}, Recipe()), 7)
+    assert (trial.status, trial.reason) == ("ok", "")
 
 
 def test_the_last_measurement_stops_nothing() -> None:

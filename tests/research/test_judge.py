@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 from autoresearch.research import decide, quarantine
 from autoresearch.research.judge import kind_of
 from autoresearch.research.study import Study
-from tests.research.nights import FOLDER, RATES, make, night, nursery
+from tests.research.nights import FOLDER, RATES, failing, make, night, nursery
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -131,6 +133,34 @@ def test_a_trial_on_another_device_is_a_crash(clone: Path) -> None:
 def test_a_crash_on_a_fresh_seed_is_the_verdict(clone: Path) -> None:
     better = night(clone, experiments=2, crashes={"0.028": 2})[2]
     assert (better.verdict, better.reason) == ("crash", "on seed 2: out of luck")
+
+
+def test_a_machine_that_fails_on_a_fresh_seed_is_not_held_against_the_idea(clone: Path) -> None:
+    """The fifth trial of these nights is that idea's on seed 2; the third failure in a row pauses a study."""
+    found = failing(clone, script=[*RATES[:2], *RATES[1:] * 2], faults=[6, 7, 8, 9])
+    assert "3 experiments in a row crashed" in found
+    with Study.open(clone, readonly=True) as study:
+        waiting = study.ledger.experiments()[-1]
+        spoilt = [e for e in study.ledger.experiments() if e.is_spoilt]
+    assert waiting.verdict == "" and len(spoilt) == 2
+    gone_on = next(e for e in night(clone, experiments=1, script=[RATES[1]] * 9) if e.n == waiting.n)
+    assert gone_on.verdict not in ("", "crash"), gone_on.reason
+
+
+def test_a_failing_scorer_in_the_audit_says_nothing_of_the_idea(clone: Path) -> None:
+    found = night(clone, experiments=2, scorer_dies=True)[2]
+    assert (found.verdict, found.reason, found.is_spoilt) == ("interrupted", "the scorer ended", True)
+
+
+def test_every_view_shows_the_mean_over_fresh_seeds(clone: Path) -> None:
+    better = night(clone, experiments=2)[2]
+    with Study.open(clone, readonly=True) as study:
+        fresh = {t.id for t in better.trials if t.purpose == "repeat"}
+        mean = statistics.fmean(-p.delta_bpb for p in study.ledger.pairs(2) if p.trial in fresh)
+        assert study.ledger.gains()[2] == better.gain_bpb(study.ledger.pairs(2)) == pytest.approx(mean)
+    assert better.reason.startswith(f"better by {mean:.4f} bits per byte on {len(fresh)} fresh seed")
+    shrunk = float(re.search(r"\((\S+) after shrinkage\)", better.reason)[1])  # type: ignore[index]
+    assert 0 < shrunk < mean
 
 
 def test_less_code_at_an_equal_score_is_kept_and_more_code_is_not(clone: Path) -> None:

@@ -173,7 +173,7 @@ def test_the_disk_space_that_ar_loop_is_given_is_the_studys_and_bounds_its_trial
 def test_a_full_disk_is_a_sentence_before_the_trial(shelf: tuple[Path, list[Experiment]],
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: SimpleNamespace(free=4 * 10**8))
-    with pytest.raises(UserError, match=r"0.4 GB of disk space are free at .*; the next trial needs 1.0 GB") as e:
+    with pytest.raises(UserError, match=r"400.0 MB of disk space are free at .*; the next trial needs 1.0 GB") as e:
         Storage(shelf[0]).make_room(shelf[1], 7, storage.needed_bytes(1000))
     assert "the same command continues" in e.value.hint
 

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -267,6 +268,17 @@ def test_the_study_used_last_is_opened(clone: Path):
     with pytest.raises(UserError) as e:
         Study.open(clone, "four")
     assert "one, three, two" in e.value.hint
+
+
+def test_a_copied_folder_whose_name_is_no_tag_is_no_study(clone: Path):
+    Study.create(clone, "mar8").close()
+    shutil.copytree(clone / "studies" / "mar8", clone / "studies" / "mar8 copy", symlinks=True)
+    os.utime(clone / "studies" / "mar8 copy" / "lock")
+    assert Study.tags(clone) == ["mar8"] and Study.in_use(clone) == []
+    with Study.open(clone, readonly=True) as study:
+        assert study.tag == "mar8"
+    with pytest.raises(UserError, match="can't be the tag of a study"):
+        Study.open(clone, "mar8 copy")
 
 
 def test_a_command_that_only_looks_or_refuses_is_no_use_and_a_running_study_is_the_first(clone: Path):

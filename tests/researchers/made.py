@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -62,9 +63,14 @@ def experiment(n: int, recipe: Recipe, bpb: float | None, verdict: str, **fields
 
 def context(experiments: Sequence[Experiment] = (), **fields: Any) -> Context:
     top = experiment(BASELINE, START, 1.5, "keep")
+    by_sha = {e.sha: e for e in (top, *experiments)}
+    gains = {e.n: statistics.fmean(theirs[seed] - mine[seed] for seed in shared) for e in experiments
+             if (mine := e.on_val()) and e.counts and (theirs := by_sha.get(e.parent, top).on_val())
+             and (shared := mine.keys() & theirs.keys())}
     given: dict[str, Any] = dict(
-        incumbent=top, recipe=START, experiments=[top, *experiments], spread_bpb=0.002, tokenizers=["byte"],
-        vocab={"byte": 257}, train_tokens={"byte": 10**7}, budget_s=300.0, seconds_left=None, brief="Make it better.",
+        incumbent=top, recipe=START, experiments=[top, *experiments], gains=gains, spread_bpb=0.002,
+        tokenizers=["byte"], vocab={"byte": 257}, train_tokens={"byte": 10**7}, budget_s=300.0, seconds_left=None,
+        brief="Make it better.",
         device={"name": "cpu", "backend": "cpu", "precisions": ("float32",)}, fits=lambda recipe: True,
         files=dict(FILES))
     return Context(**given | fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,7 +54,9 @@ def test_the_beginning_stays_the_same_from_one_experiment_to_the_next() -> None:
 def test_an_experiment_is_one_row_with_everything_that_decided_it() -> None:
     change = experiment(1, START.replace({"optim.matrix_lr": 0.02}), 1.4877, "keep", hypothesis="half the rate")
     broken = experiment(2, START, None, "crash", reason="NameError: x", hypothesis="a norm", parent="sha1")
-    given = context([change, broken], seconds_left=7200.0, guidance="No tokenizers tonight.")
+    change = replace(change, trials=tuple(replace(t, facts={"kind": "same shapes"}) for t in change.trials))
+    given = context([change, broken], seconds_left=7200.0, guidance="No tokenizers tonight.",
+                    noise_bpb={"same shapes": 0.002, "code": 0.003})
     told = brief(given)
     [row] = [line for line in told.ledger.splitlines() if line.startswith("#1 ")]
     assert row == ("#1 keep 1.4877 (-0.0123 ± 0.0020) 1,000 steps, 33,333 tok/s, 1.00 GiB | "

@@ -18,7 +18,7 @@ from autoresearch.research.account import arms
 from autoresearch.research.prices import prices
 from autoresearch.research.researchers.backed import Backed
 from autoresearch.research.researchers.base import Context, NoProposal
-from autoresearch.research.researchers.claude import FALLBACK, MODEL, Claude, call, tools
+from autoresearch.research.researchers.claude import FALLBACK, MODEL, OUTPUT_TOKENS, Claude, call, tools
 from autoresearch.research.researchers.draft import Draft, EditError
 from autoresearch.research.researchers.playbook import Playbook
 from autoresearch.research.researchers.service import Limits, Patience, Service
@@ -355,6 +355,12 @@ def test_a_limit_stops_proposing_before_it_is_passed(connect: Connect) -> None:
     assert asked["max_tokens"] < 16_000, "what is left pays for no more"
     worst = len(json.dumps(asked)) / 2.5 * 8 / 1e6 + asked["max_tokens"] * 20 / 1e6
     assert 4.65 + worst <= 5.01
+
+
+def test_a_limit_without_an_end_stops_nothing(connect: Connect) -> None:
+    with serving(GOOD) as server:
+        assert connect(server, Limits(float("inf"))).propose(context()).changes
+    assert server.asked[0]["max_tokens"] == OUTPUT_TOKENS
 
 
 def test_what_a_long_conversation_spends_counts_at_once(connect: Connect) -> None:

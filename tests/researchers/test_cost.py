@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch.cli import run, shell
+from autoresearch.cli import cost, run, shell
 from autoresearch.cli.researching import Asked, hint, make
 from autoresearch.errors import UserError
 from autoresearch.records import BASELINE, Spend, Spent
@@ -91,6 +91,18 @@ def test_ar_cost_shows_it_to_people_and_to_programs(studied: Path, capsys: pytes
     told = json.loads(capsys.readouterr().out)
     assert [r["status"] for r in told["requests"]] == ["ok", "overloaded (529)"]
     assert {r["researcher"] for r in told["researchers"]} == {"claude", "playbook"} and len(told["over_time"]) == 3
+
+
+def test_what_no_run_has_scored_is_not_called_a_score(studied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Study.open(studied) as study:
+        entries = study.ledger.account.entries()
+        judged = [(replace(e, verdict="keep"), 0.25) for e in study.ledger.experiments() if e.n > BASELINE]
+    said = cost.page(arms(judged, entries), course(judged, entries, 2.0), entries)
+    heading, first, _ = said.splitlines()[-3:]
+    assert heading == "the baseline's val_bpb less the gains kept, and what had been spent by then"
+    assert first.startswith("  #1    1.7500  $6.00")
+    told = cost.data([], course(judged, entries, 2.0), entries)["over_time"]
+    assert [moment["baseline_less_gains_bpb"] for moment in told] == [2.0, 1.75, 1.5]
 
 
 def test_prices_have_a_date_and_a_persons_own_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,8 +125,9 @@ def test_a_repeat_has_the_recipe_and_the_program_of_one_that_ran() -> None:
     assert repeat_of(Recipe().flat(), files_of(ledger[1]), ledger, files_of) is None
 
 
-def test_what_was_interrupted_or_never_committed_may_be_tried_again() -> None:
+def test_what_the_machine_has_spoilt_or_was_never_committed_may_be_tried_again() -> None:
     for past in (experiment(1, DEEPER, "interrupted: slept", "interrupted"),
+                 experiment(1, DEEPER, "crash: the device hangs", "crash", facts={"cause": "machine"}),
                  replace(experiment(1, DEEPER, "invalid: no", "invalid"), sha=""),
                  experiment(1, DEEPER, 1.5, "")):  # killed, and not taken up yet
         assert repeat_of(DEEPER.flat(), files_of(past), [past], files_of) is None

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from autoresearch import words
 from autoresearch.harness.text import clean
-from autoresearch.report import words
 
 FOLDER = Path(__file__).parent
 

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ class Context:
     incumbent: Experiment
     recipe: Recipe  # the incumbent's
     experiments: list[Experiment]  # the whole ledger, trials and curves included, in order
+    gains: Mapping[int, float]  # {experiment: Experiment.gain_bpb}, of those that have one
     spread_bpb: float  # noise: how far seeds of the same recipe lie apart
     tokenizers: list[str]  # prepared, so allowed
     vocab: dict[str, int]  # tokens in each tokenizer's vocabulary
@@ -32,6 +33,7 @@ class Context:
     seconds_left: float | None  # of the study; None: no end is set
     brief: str  # program.md
     fits: Callable[[Recipe], bool]  # the memory model: will it run on this device?
+    noise_bpb: Mapping[str, float] = field(default_factory=dict)  # of paired differences, by kind of change
     files: dict[str, str] = field(default_factory=dict)  # the incumbent's, by path relative to backends/gpt/
     guidance: str = ""  # guidance.md: what a person wants from here on
     hints: str = ""  # what one researcher wants another to know

@@ -65,4 +65,4 @@ def wishes(flat: Mapping[str, Any], start: Mapping[str, Any]) -> Iterator[tuple[
 def was_tried(wished: Mapping[str, Any], past: Sequence[Attempt]) -> bool:
     """Whether just this change came to a verdict, on whatever incumbent."""
     return any({k: v for k, v in a.diff.items() if k not in FOLLOWERS} == wished for a in past
-               if a.experiment.verdict != "interrupted")
+               if not a.experiment.is_spoilt)

@@ -16,7 +16,7 @@ from typing import Any
 from autoresearch.research.brief import Brief, brief
 from autoresearch.research.researchers.base import Context, NoProposal, Proposal, Researcher
 from autoresearch.research.researchers.draft import Draft, EditError, said
-from autoresearch.research.researchers.service import Refused, Service, TooLong
+from autoresearch.research.researchers.service import Refused, Service, TooLong, plainer
 from backends.recipe import keys
 
 MODEL, FALLBACK = "claude-opus-5-5", "claude-opus-4-8"
@@ -111,11 +111,7 @@ class Claude(Researcher):
                    "thinking": {"type": "adaptive"}}
         if self.effort:
             request["output_config"] = {"effort": self.effort}
-        if self.service.plain:
-            from autoresearch.research.researchers.service import plainer
-
-            return plainer(request)
-        return request
+        return plainer(request) if self.service.plain else request
 
 
 def tools() -> list[dict[str, Any]]:

@@ -82,7 +82,7 @@ class Earned:
 
 def earned(context: Context, name: str) -> Earned:
     own = [a for a in attempts(context) if a.experiment.researcher == name]
-    gains = [max(0.0, -a.gain) for a in own if a.experiment.verdict == "keep" and a.gain is not None]
+    gains = [max(0.0, -a.delta) for a in own if a.experiment.verdict == "keep" and a.delta is not None]
     return Earned(len(own), sum(gains), sum(t.whole_s for a in own for t in a.experiment.trials) / 60)
 
 

@@ -43,8 +43,8 @@ class Line:
     last: Attempt | None = None
 
     def take(self, attempt: Attempt, sign: int, grow: float) -> None:
-        """Learn from one attempt. Interrupted ones say nothing."""
-        if attempt.experiment.verdict == "interrupted":
+        """Learn from one attempt."""
+        if attempt.experiment.is_spoilt:
             return
         if self.last and attempt.keeps - self.last.keeps >= FORGET_AFTER:
             self.failed.clear()
@@ -129,10 +129,10 @@ def bundled_ideas(context: Context, past: Sequence[Attempt]) -> Iterator[Idea]:
 def near_misses(context: Context, past: list[Attempt], most: int = 12) -> Iterator[Idea]:
     """Pairs of changes that each missed by less than the noise: together they may clear it."""
     close = sorted((a for a in past if a.experiment.verdict == "discard" and a.diff
-                    and a.gain is not None and a.gain <= context.spread_bpb), key=lambda a: (a.gain, a.experiment.n))
+                    and a.delta is not None and a.delta <= context.spread_bpb), key=lambda a: (a.delta, a.experiment.n))
     for a, b in combinations(close[:most], 2):
         if not a.diff.keys() & b.diff.keys():
-            promise = 3.0 if a.gain + b.gain < 0 else 1.2  # type: ignore[operator]
+            promise = 3.0 if a.delta + b.delta < 0 else 1.2  # type: ignore[operator]
             brief, cites = (f"{x} and {y}" for x, y in zip(a.cite(), b.cite(), strict=True))
             yield Idea(promise, a.diff | b.diff, "combine", "near-misses may add up", brief, cites,
                        f"both within the seed noise of {context.spread_bpb:.4f}")

@@ -28,7 +28,7 @@ class Attempt:
     experiment: Experiment
     parent: Experiment
     diff: dict[str, Any]  # recipe keys that changed, with their new values
-    gain: float | None  # paired bits per byte, negative is better; None without a score
+    delta: float | None  # bits per byte against it, negative is better: Context.gains the other way round
     keeps: int  # experiments kept before it
 
     @property
@@ -36,7 +36,7 @@ class Attempt:
         return diverged(self.experiment)
 
     def cite(self) -> tuple[str, str]:
-        return cite(self.experiment, self.gain)
+        return cite(self.experiment, self.delta)
 
 
 def attempts(context: Context) -> list[Attempt]:
@@ -50,7 +50,8 @@ def attempts(context: Context) -> list[Attempt]:
             continue
         parent = by_sha.get(e.parent, top)
         diff = {k: v for k, v in e.recipe.items() if parent.recipe.get(k) != v}
-        found.append(Attempt(e, parent, diff, gain(e, parent), keeps))
+        gained = context.gains.get(e.n)
+        found.append(Attempt(e, parent, diff, None if gained is None else -gained, keeps))
         if e.verdict == "keep":
             top, keeps = e, keeps + 1
     return found
@@ -60,18 +61,8 @@ def stale(past: Sequence[Attempt]) -> int:
     """How many experiments have been tried since the last that was kept."""
     count = 0
     for a in past:
-        count = 0 if a.experiment.verdict == "keep" else count + (a.experiment.verdict != "interrupted")
+        count = 0 if a.experiment.verdict == "keep" else count + (not a.experiment.is_spoilt)
     return count
-
-
-def gain(e: Experiment, parent: Experiment) -> float | None:
-    """Mean difference in val_bpb over the seeds both have, else of their means."""
-    mine, theirs = e.on_val(), parent.on_val()
-    shared = mine.keys() & theirs.keys()
-    if shared:
-        return sum(mine[s] - theirs[s] for s in sorted(shared)) / len(shared)
-    a, b = e.bpb(), parent.bpb()
-    return None if a is None or b is None else a - b
 
 
 def signals(context: Context) -> dict[str, str]:
@@ -118,12 +109,12 @@ def diverged(e: Experiment) -> bool:
     return bool(DIVERGED.search(" ".join([e.reason, *(t.reason for t in e.trials)])))
 
 
-def cite(e: Experiment, gain: float | None = None) -> tuple[str, str]:
-    """An experiment's result in a word or two and in full; without a gain, its own score."""
+def cite(e: Experiment, delta: float | None = None) -> tuple[str, str]:
+    """An experiment's result in a word or two and in full; without a delta, its own score."""
     verdict, bpb = "baseline" if e.n == BASELINE else e.verdict, e.bpb()
     own = "" if bpb is None else f"{bpb:.4f}"
     facts = [f"{screened.steps:,} steps"] if (screened := e.screened()) else []
-    facts += [f"{gain:+.4f} bpb"] if gain is not None else [f"val_bpb {own}"] if own else []
+    facts += [f"{delta:+.4f} bpb"] if delta is not None else [f"val_bpb {own}"] if own else []
     facts += ["diverged"] if diverged(e) else []
-    brief = f"#{e.n} {verdict}" + (f" {gain:+.4f}" if gain is not None else f" at {own}" if own else "")
+    brief = f"#{e.n} {verdict}" + (f" {delta:+.4f}" if delta is not None else f" at {own}" if own else "")
     return brief, f"#{e.n} {verdict}" + (f": {', '.join(facts)}" if facts else "")

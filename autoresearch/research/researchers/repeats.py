@@ -68,11 +68,11 @@ def fingerprint(flat: Flat) -> frozenset[Any]:
 
 def repeat_of(recipe: Flat, files: Mapping[str, bytes], experiments: Iterable[Experiment],
               files_of: Callable[[Experiment], Mapping[str, bytes]]) -> Experiment | None:
-    """The latest decided experiment with the same effective recipe and program, unless it was interrupted.
+    """The latest decided experiment with the same effective recipe and program, unless the machine has spoilt it.
     `files` are the candidate's, by path below backends/gpt/; `files_of` is asked only where the recipe is the same."""
     wanted = effective(recipe)
     for e in sorted(experiments, key=lambda e: -e.n):
-        if e.n >= BASELINE and e.sha and e.verdict not in ("", "interrupted") and _is_run(e.recipe, wanted) \
+        if e.n >= BASELINE and e.sha and e.verdict and not e.is_spoilt and _is_run(e.recipe, wanted) \
                 and program(files) == program(files_of(e)):
             return e
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Set
 from typing import Any
 
@@ -14,8 +15,10 @@ FOLLOWERS = {"batch.micro_rows", "model.value_gate_channels", "model.kv_heads"} 
 
 
 def seen(context: Context) -> set[frozenset[Any]]:
-    """Fingerprints of all that ran, and of the incumbent."""
-    return {fingerprint(e.recipe) for e in context.experiments} | {fingerprint(context.recipe.flat())}
+    """Fingerprints of all that ran, and of the incumbent. What the machine has spoilt may run once more."""
+    spoilt = Counter(fingerprint(e.recipe) for e in context.experiments if e.is_spoilt)
+    ran = {fingerprint(e.recipe) for e in context.experiments if not e.is_spoilt}
+    return ran | {recipe for recipe, times in spoilt.items() if times > 1} | {fingerprint(context.recipe.flat())}
 
 
 def settle(context: Context, wish: dict[str, Any], ran: Set[frozenset[Any]] = frozenset()) -> Recipe | None:

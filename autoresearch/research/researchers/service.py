@@ -165,7 +165,7 @@ class Service:
             rates = price.above or price.rates
             worst = max(rates.cache_write_1h, rates.input) * prompt / 1e6
             left = self.limits.usd - context.spent.usd - usd - worst
-            most = min(most, int(1e6 * left / rates.output))
+            most = int(min(most, 1e6 * left / rates.output))
             if most < LEAST_OUTPUT_TOKENS:
                 raise NoProposal(f"the limit of ${self.limits.usd:g} leaves no room for another request "
                                  f"(${context.spent.usd + usd:.2f} are spent; --max-usd)")

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from autoresearch.records import BASELINE, MACHINE, Experiment
+from autoresearch.records import BASELINE, Experiment
 from autoresearch.research.researchers.base import Context
 from autoresearch.research.researchers.moves import LOG, MOVES, SCHEMA, Move, schema_moves
 from autoresearch.research.researchers.reading import Attempt
@@ -125,10 +125,10 @@ def evidence(context: Context, past: Sequence[Attempt], along: Sequence[Axis]) -
         base = values.get(a.parent.n, 0.0)
         if _elsewhere(a, names):
             values[a.experiment.n] = base
-        elif a.gain is not None:
-            values[a.experiment.n] = base + a.gain
-            found.append(_scored(a.experiment.n, a.experiment.recipe, along, base + a.gain))
-        elif a.experiment.verdict in NO_SCORE and not _by_the_machine(a):
+        elif a.delta is not None:
+            values[a.experiment.n] = base + a.delta
+            found.append(_scored(a.experiment.n, a.experiment.recipe, along, base + a.delta))
+        elif a.experiment.verdict in NO_SCORE and not a.experiment.is_spoilt:
             found.append(_scored(a.experiment.n, a.experiment.recipe, along, FAILED))
     return found
 
@@ -136,10 +136,6 @@ def evidence(context: Context, past: Sequence[Attempt], along: Sequence[Axis]) -
 def _elsewhere(a: Attempt, names: set[str]) -> bool:
     """Whether it changed code, or a key that is no axis."""
     return any(t.facts.get("kind") == "code" for t in a.experiment.trials) or bool(a.diff.keys() - names - FOLLOWERS)
-
-
-def _by_the_machine(a: Attempt) -> bool:
-    return any(t.facts.get("cause") == MACHINE for t in a.experiment.trials)
 
 
 def _scored(n: int, flat: Mapping[str, Any], along: Sequence[Axis], value: float) -> Scored:

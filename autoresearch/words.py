@@ -81,6 +81,14 @@ def cost(usd: float | None, tokens: int | None) -> str:
     return f"${usd:.2f}" if usd else f"{tokens:,} tokens" if tokens else ""
 
 
+def size(count: int) -> str:
+    """Of files and disks, in powers of ten; `gib` is of memory."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
+
+
 def gib(size_bytes: float) -> str:
     return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.0f} MiB"
 

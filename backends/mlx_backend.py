@@ -41,6 +41,8 @@ class MLXBackend(Backend):
 
     def __init__(self) -> None:
         self._steps: dict[tuple[str, int], Step] = {}
+        if mx.metal.is_available():  # else it may take half as much again, and the Mac would swap
+            mx.set_memory_limit(self.device().memory_bytes)
 
     def device(self) -> Device:
         info = mx.device_info()

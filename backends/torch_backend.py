@@ -40,6 +40,20 @@ class TorchState:
     train_step: Callable[..., Tensor]
 
 
+class Pending:
+    """A loss on its way from a card: float() waits for its own step, not for what was queued after it."""
+
+    def __init__(self, loss: Tensor):
+        self._host = torch.empty((), dtype=torch.float32, pin_memory=True)
+        self._host.copy_(loss, non_blocking=True)
+        self._copied = torch.cuda.Event()
+        self._copied.record()
+
+    def __float__(self) -> float:
+        self._copied.synchronize()
+        return float(self._host)
+
+
 class TorchBackend(Backend):
     def __init__(self, name: str):
         if name == "cuda" and not torch.cuda.is_available():
@@ -76,12 +90,13 @@ class TorchBackend(Backend):
             moments |= torch_scaling.init(self._device)
         return TorchState(recipe, spec, ours, moments, roles, dtype, 0, seed, self._steps[key])
 
-    def step(self, state: TorchState, tokens_BT1: np.ndarray, progress: float) -> Tensor:
+    def step(self, state: TorchState, tokens_BT1: np.ndarray, progress: float) -> Tensor | Pending:
         state.steps += 1
         hyper = schedule.hyper(state.recipe, progress, state.steps, state.seed)
         numbers = self._sent(torch.tensor(list(hyper.values()), dtype=torch.float32))
         tokens = self._tokens(micro_batches(state.recipe, tokens_BT1, schedule.row_parts(state.recipe, progress)))
-        return state.train_step(state.weights, state.moments, numbers, tokens)
+        loss = state.train_step(state.weights, state.moments, numbers, tokens)
+        return Pending(loss) if self.name == "cuda" else loss
 
     def logits(self, state: TorchState, tokens_BT: np.ndarray) -> np.ndarray:
         with torch.no_grad():

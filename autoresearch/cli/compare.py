@@ -84,6 +84,7 @@ def record(c: Comparison) -> dict[str, Any]:
 def page(c: Comparison) -> str:
     """Three columns, in which long values go on below; a dash where nothing is known."""
     from autoresearch import words
+
     room = max(8, (min(width() or MAX_COLUMNS, MAX_COLUMNS) - NAME_COLUMNS - 2) // 2)
 
     def row(name: str, x: str, y: str) -> str:

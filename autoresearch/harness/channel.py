@@ -9,6 +9,7 @@ Everything read from a child is data from a stranger: sizes are fixed beforehand
 
 from __future__ import annotations
 
+import fcntl
 import json
 import mmap
 import os
@@ -76,13 +77,15 @@ class Channel:
 
 
 def shared_buffer(size_bytes: int) -> int:
-    """A descriptor of `size_bytes` of zeroed memory without a name in any folder."""
+    """A descriptor of `size_bytes` of zeroed memory without a name in any folder. On Linux its size is final."""
     if sys.platform == "linux":
-        fd = os.memfd_create("autoresearch")
+        fd = os.memfd_create("autoresearch", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     else:
         fd, path = tempfile.mkstemp()
         os.unlink(path)
     os.ftruncate(fd, size_bytes)
+    if sys.platform == "linux":  # else a stranger that holds it could cut it: who reads beyond the end gets a SIGBUS
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return fd
 
 

@@ -25,6 +25,7 @@ from autoresearch.records import Point
 
 SEGMENTS = 8  # of a trial's course
 LOOK_EVERY_S, SAMPLE_EVERY, ASK_EVERY = 0.25, 8, 40  # looks between samples, and until programs are asked
+FIRST_ASKED = 4  # look: before it has worked for a moment, a GPU's clock is that of rest
 LATE_S = 0.25  # a look that comes later was held up; less happens to any thread
 
 
@@ -115,7 +116,7 @@ def unfair(c: Conditions, usual: Sequence[Conditions] = (), accelerated: bool = 
         return f"its processes were stopped for {c.stopped_s:.1f} s; at most {stopped_s:.1f} s is fair"
     if c.power_changed:
         return "the power supply changed between mains and battery"
-    return "" if busy_ok else _shared(c, accelerated, limits) or _unusual(c, usual, limits)
+    return "" if busy_ok else _shared(c, accelerated, limits) or _unusual(c, usual, accelerated, limits)
 
 
 def lost(c: Conditions, budget_s: float, accelerated: bool = False, limits: Limits = LIMITS) -> str:
@@ -142,17 +143,19 @@ def _shared(c: Conditions, accelerated: bool, limits: Limits) -> str:
     return ""
 
 
-def _unusual(c: Conditions, usual: Sequence[Conditions], limits: Limits) -> str:
+def _unusual(c: Conditions, usual: Sequence[Conditions], accelerated: bool, limits: Limits) -> str:
     """In what the machine differed from how it was before. A fanless laptop that always slows down when hot is fair to
     all trials alike, and one that has slowed down for good becomes the usual after a few."""
     if c.slowed_frac is not None and abs(c.slowed_frac) > limits.slowed_frac:
         way = "slower" if c.slowed_frac > 0 else "faster"
         return (f"the machine was {abs(c.slowed_frac):.0%} {way} after training than before; at most "
                 f"{limits.slowed_frac:.0%} is fair")
-    for what, name, unit in (("the CPU's clock", "cpu_mhz", "MHz"), ("the GPU's clock", "gpu_mhz", "MHz")):
+    # Beside an accelerator most cores rest, and at what clocks they are seen is chance.
+    for what, name in [("GPU", "gpu_mhz")] if accelerated else [("CPU", "cpu_mhz"), ("GPU", "gpu_mhz")]:
         now, before = getattr(c, name), _median(usual, name)
         if now and before and abs(now / before - 1) > limits.clock_rate_frac:
-            return f"{what} was at {now:.0f} {unit}, and at {before:.0f} in the trials before; {_allowed(limits)}"
+            return (f"the {what}'s clock was at {now:.0f} MHz, and at {before:.0f} in the trials before; "
+                    f"{_allowed(limits)}")
     before = _median(usual, "limited_frac")
     if c.limited_frac is not None and before is not None and abs(c.limited_frac - before) > limits.limited_frac:
         return (f"the machine was slowed down {c.limited_frac:.0%} of the time, and {before:.0%} in the trials before"
@@ -262,7 +265,7 @@ class Observer:
         looked_s, looks, asked = self._now().steady_s, 0, Sample(None, None, None, ())
         last = Conditions(0.0)
         while True:
-            if looks % ASK_EVERY == 0:
+            if (looks - FIRST_ASKED) % ASK_EVERY == 0:
                 asked = sensors.asked()
                 # The lower of two looks: what a process used may be missed by one of them while it ends.
                 look = load(self._before, self._counted(), self._now().steady_s - self._first.steady_s)

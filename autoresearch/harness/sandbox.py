@@ -114,6 +114,7 @@ def profile(read: Iterable[str], write: Iterable[str]) -> str:
         "(version 1)", "(deny default)", "(allow process-fork)", f"(allow process-exec {readable})",
         "(allow signal (target same-sandbox))", "(allow process-info* (target same-sandbox))", "(allow sysctl-read)",
         "(allow file-read-metadata)", f"(allow file-read* {readable} {writable})",
+        f"(allow file-map-executable {readable} {writable})",  # libraries, and those that torch compiles
         f"(allow file-write* {writable})",
         '(allow file-read* file-write-data (literal "/dev/null") (literal "/dev/zero"))',
         '(allow file-read* (literal "/") (literal "/dev/urandom") (literal "/dev/random"))',

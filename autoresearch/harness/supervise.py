@@ -13,6 +13,7 @@ import contextlib
 import math
 import os
 import select
+import signal
 import socket
 import stat
 import subprocess
@@ -30,9 +31,10 @@ from autoresearch.harness.stranger import Failed, Stranger
 from autoresearch.harness.text import clean, line
 from autoresearch.records import MACHINE, Point
 
-WARMUP_TIMEOUT_S = 900.0  # cold compilation of a large model on few cores
+WARMUP_TIMEOUT_S = 900.0  # from its start until it is warm: cold compilation of a large model on few cores
 FEEDER_TIMEOUT_S = 300.0  # a large text on a slow disk; it has had the whole warm-up before
 HAND_OVER_S, HAND_OVER_SHARE, SLOW_DISK_BYTES_PER_S = 3.0, 0.01, 50e6
+COPIES = 4.0  # times what our own copy of its weights takes: they leave a device, are laid out and written
 FINISH_S = 10.0
 SILENT_S = 60.0  # without a word from a trial that trains, and at least twice what its whole warm-up took
 SLOWER = 20.0  # times its longest silence so far
@@ -40,6 +42,7 @@ SLOWER = 20.0  # times its longest silence so far
 MOST_POINTS, POINTS_PER_S, MOST_DEV = 1000, 20.0, len(DEV_FRACTIONS) + 1
 MOST_WEIGHTS_BYTES, MOST_TIMES = 1 << 30, 8  # and so many times what the recipe's weights take
 
+HANDING_OVER = "handing over the weights"
 FEEDER_DIED = "the feeder died; the disk or the prepared text may be damaged"
 
 Listener = Callable[[dict[str, Any]], None]
@@ -132,12 +135,15 @@ class Supervised:
     cache: Path  # where what it compiles in its warm-up is kept
     budget_s: float | None
     dev_scale: float
-    weights_bytes: int
+    weights_bytes: int  # by the recipe, which the candidate's own model need not follow
     listen: Listener
+    warmup_s: float = field(default=0.0, init=False)  # by our clock
 
     def follow(self, outcome: Outcome) -> None:
-        loaded = self._await("loaded", WARMUP_TIMEOUT_S, "warm-up")
-        ready = self._await("ready", WARMUP_TIMEOUT_S, "warm-up")
+        began = time.monotonic()
+        loaded = self._await("loaded", WARMUP_TIMEOUT_S, "warm-up", began)
+        ready = self._await("ready", WARMUP_TIMEOUT_S, "warm-up", began)
+        self.warmup_s = time.monotonic() - began
         caches.keep(self.folder / launch.SCRATCH / caches.NAME, self.cache)
         outcome.facts = {"device": clean(str(loaded.get("device")))[:100],
                          "precision": clean(str(loaded.get("precision")))[:20],
@@ -150,14 +156,10 @@ class Supervised:
             if (e.status == "timeout" or e.cause == MACHINE) and (why := seen.standstill()):
                 raise TrialFailed("interrupted", why) from None
             raise
-        self._await("saved", self._hand_over_s(), "handing over the weights")
-        weights = take_weights(self.folder, MOST_WEIGHTS_BYTES + MOST_TIMES * self.weights_bytes)
-        done = self._await("done", self._finish_s(outcome), "its diagnostics")
-        outcome.params, outcome.peak_memory_bytes = int(number(done, "params")), int(number(done, "peak_memory_bytes"))
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.trial.process.wait(2)  # its own end is no load to calibrate beside
+        saved, weights = self._handed_over()
+        outcome.params, outcome.peak_memory_bytes = (int(number(saved, k)) for k in ("params", "peak_memory_bytes"))
+        diagnostics = self._diagnostics(outcome)
         outcome.conditions = seen.conditions(outcome.curve, (before, calibrate.speed()))
-        diagnostics = done.get("diagnostics")
         if isinstance(diagnostics, dict):
             outcome.facts["diagnostics"] = {clean(k)[:60]: v for k, v in list(diagnostics.items())[:100]
                                             if is_number(v)}
@@ -178,7 +180,7 @@ class Supervised:
         measured = 0
         deadline = math.inf if self.budget_s is None else start + self.budget_s + self._grace_s()
         late = TrialFailed("timeout", f"training did not stop at its budget of {self.budget_s} s")
-        heard, silent_s = start, max(SILENT_S, 2 * outcome.facts["warmup_s"])
+        heard, silent_s = start, max(SILENT_S, 2 * self.warmup_s)
         while True:
             hangs = TrialFailed("crash", f"the trial gave no sign of life for {silent_s:.0f} s: its device hangs, or a "
                                          "step takes longer than the whole warm-up did", MACHINE)
@@ -238,9 +240,46 @@ class Supervised:
     def _grace_s(self) -> float:
         return max(5.0, 0.05 * (self.budget_s or 0.0))
 
-    def _hand_over_s(self) -> float:
+    def _handed_over(self) -> tuple[dict[str, Any], Path]:
+        """What it says of its weights, and our copy of them. Meanwhile it stands still, or it could make the copy slow
+        that its own time is measured by."""
+        began = time.monotonic()
+        saved = self._await("saved", self._hand_over_s(self.weights_bytes / SLOW_DISK_BYTES_PER_S), HANDING_OVER)
+        handed = time.monotonic()
+        self._signal(signal.SIGSTOP)
+        try:
+            weights = take_weights(self.folder, MOST_WEIGHTS_BYTES + MOST_TIMES * self.weights_bytes)
+        finally:
+            self._signal(signal.SIGCONT)
+        self._judge_hand_over(handed - began, time.monotonic() - handed)
+        return saved, weights
+
+    def _hand_over_s(self, disk_s: float) -> float:
         """From the end of training until the weights are written. What takes longer might be more training."""
-        return HAND_OVER_S + HAND_OVER_SHARE * (self.budget_s or 0.0) + self.weights_bytes / SLOW_DISK_BYTES_PER_S
+        return HAND_OVER_S + HAND_OVER_SHARE * (self.budget_s or 0.0) + disk_s
+
+    def _judge_hand_over(self, handed_s: float, copied_s: float) -> None:
+        """The size of the weights is the candidate's to declare; how fast this disk is, our copy of them tells."""
+        if handed_s > (most_s := self._hand_over_s(COPIES * copied_s)):
+            raise overdue(HANDING_OVER, most_s)
+
+    def _signal(self, signum: int) -> None:
+        """To its group, but not to the fork that ends the group when we are gone."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter on macOS, where it has ended
+            os.killpg(self.trial.process.pid, signum)
+
+    def _diagnostics(self, outcome: Outcome) -> Any:
+        """As the trial tells them. None where it fails at them: all that is scored has been taken."""
+        try:
+            told = self._await("done", self._finish_s(outcome), "its diagnostics").get("diagnostics")
+        except TrialFailed as e:
+            if e.status == "invalid":
+                raise
+            launch.end(self.trial.process)  # what it does still is load to calibrate beside
+            return None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.trial.process.wait(2)  # and so is its own end
+        return told
 
     def _finish_s(self, outcome: Outcome) -> float:
         """For diagnostics, when the weights are no longer the trial's: a few steps' work."""
@@ -251,11 +290,10 @@ class Supervised:
             raise TrialFailed("timeout", f"trained for {outcome.train_s:.1f} s of a budget of {self.budget_s:g} s; "
                                          "its last step took longer than its steps usually do")
 
-    def _await(self, event: str, timeout_s: float, during: str) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout_s
-        late = TrialFailed("timeout", f"{during} took longer than {timeout_s:.0f} s")
+    def _await(self, event: str, timeout_s: float, during: str, since: float | None = None) -> dict[str, Any]:
+        deadline = (time.monotonic() if since is None else since) + timeout_s
         while True:
-            message = self._next(deadline, late)
+            message = self._next(deadline, overdue(during, timeout_s))
             if message.get("event") == event:
                 self.listen({"event": event} | {k: number(message, k) for k in ("ceiling_flops",) if k in message})
                 return message
@@ -272,6 +310,10 @@ class Supervised:
         if message is None:
             raise late
         return message
+
+
+def overdue(during: str, most_s: float) -> TrialFailed:
+    return TrialFailed("timeout", f"{during} took longer than {most_s:.0f} s")
 
 
 def take_weights(folder: Path, most_bytes: int = MOST_WEIGHTS_BYTES) -> Path:

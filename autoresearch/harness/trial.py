@@ -143,13 +143,12 @@ def run(job: jobs.TrialJob, channel: Channel) -> None:
         raise Closed
     _watch(channel)
     best = train(backend, state, recipe, job, channel)
-    tokens = np.random.default_rng(1).integers(0, job.vocab, (2, recipe.model.seq_len + 1), dtype=np.int32)
     weights = best or backend.weights(state)
     save_file(weights, os.path.join(job.folder, "weights.safetensors"))
-    channel.send(event="saved")
-    channel.send(event="done", params=int(sum(w.size for w in weights.values())),
-                 peak_memory_bytes=backend.peak_memory_bytes(),
-                 diagnostics=numbers_only(backend.diagnostics(state, tokens)))
+    channel.send(event="saved", params=int(sum(w.size for w in weights.values())),
+                 peak_memory_bytes=backend.peak_memory_bytes())
+    tokens = np.random.default_rng(1).integers(0, job.vocab, (2, recipe.model.seq_len + 1), dtype=np.int32)
+    channel.send(event="done", diagnostics=numbers_only(backend.diagnostics(state, tokens)))  # these alone may fail
 
 
 def _watch(channel: Channel) -> None:

@@ -117,7 +117,7 @@ def window_mask(T: int, window: int, like: Tensor) -> Tensor | None:
 def flashes(q_BHTD: Tensor, mask_TT: Tensor | None) -> bool:
     """Whether FlashAttention (arXiv 2307.08691) runs on this card."""
     fits = mask_TT is None and q_BHTD.dtype != torch.float32
-    return fits and torch.cuda.get_device_capability(q_BHTD.device) >= (8, 0)
+    return fits and torch.cuda.get_device_properties(q_BHTD.device).major >= 8
 
 
 def attention_in_parts(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask_TT: Tensor | None, scale: float) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -168,6 +170,19 @@ def test_the_ring_hands_out_steps_in_the_order_they_were_filled_and_counts_free_
         trial.take(filled_read, free_write)
     for fd in (memory, filled_read, free_read, free_write):
         os.close(fd)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has no memfd")
+@pytest.mark.parametrize("size", [0, 4096, 3 * 4096])
+def test_who_holds_shared_memory_can_not_change_its_size(size: int) -> None:
+    """Cut under those who have mapped it, it would end them by a signal: the scorer, the feeder."""
+    memory = shared_buffer(2 * 4096)
+    with pytest.raises(PermissionError):
+        os.ftruncate(memory, size)
+    with pytest.raises(PermissionError):  # nor take that back
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, 0)
+    assert os.fstat(memory).st_size == 2 * 4096 and not os.get_inheritable(memory)
+    os.close(memory)
 
 
 def test_the_dev_rows_lie_behind_the_steps_and_nothing_overlaps() -> None:

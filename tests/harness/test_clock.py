@@ -89,9 +89,48 @@ def test_training_may_last_a_second_or_2_percent_longer_than_its_budget(
 
 
 def test_handing_over_may_take_3_s_and_1_percent_and_a_second_for_each_50_mb() -> None:
-    assert supervised(None)._hand_over_s() == 3
-    assert supervised(300.0)._hand_over_s() == 6
-    assert supervised(300.0, weights_bytes=500 * 10**6)._hand_over_s() == 16
+    assert waits_for_weights(supervised(None)) == 3
+    assert waits_for_weights(supervised(300.0)) == 6
+    assert waits_for_weights(supervised(300.0, weights_bytes=500 * 10**6)) == 16
+
+
+def waits_for_weights(trial: Supervised) -> float:
+    """Seconds, at most. None come."""
+    with pytest.MonkeyPatch.context() as patch:
+        waited: list[float] = []
+        patch.setattr(supervise, "time", SimpleNamespace(monotonic=lambda: 1000.0))
+        patch.setattr(Supervised, "_next", lambda self, deadline, late: waited.append(deadline - 1000) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            trial._handed_over()
+    return waited[0]
+
+
+@pytest.mark.parametrize(("copied_s", "most_s"), [(0.0, 6.0), (0.5, 8.0), (2.0, 14.0)])
+def test_large_weights_get_the_time_of_four_copies_of_them_and_no_more(copied_s: float, most_s: float) -> None:
+    """Else a recipe of half a billion parameters, with the code of a small model, would have 34 s more to train."""
+    large = supervised(300.0, weights_bytes=1_700_000_000)
+    large._judge_hand_over(most_s, copied_s)
+    with pytest.raises(TrialFailed, match=f"handing over the weights took longer than {most_s:.0f} s") as failed:
+        large._judge_hand_over(most_s + 0.1, copied_s)
+    assert failed.value.status == "timeout"
+
+
+def test_a_warm_up_has_one_deadline_however_it_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, waits = [1000.0], list[float]()
+
+    def next_message(self: Supervised, deadline: float, late: TrialFailed) -> dict[str, str]:
+        waits.append(deadline - now[0])
+        assert late.reason == "warm-up took longer than 900 s"
+        now[0] += 800
+        if len(waits) == 2:
+            raise late
+        return {"event": "loaded"}
+
+    monkeypatch.setattr(supervise, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Supervised, "_next", next_message)
+    with pytest.raises(TrialFailed, match="warm-up took longer than 900 s"):
+        supervised(300.0).follow(Outcome())
+    assert waits == [900, 100]
 
 
 @pytest.mark.parametrize(("warmup_s", "silence_s"), [(1.0, 60), (30.0, 60), (100.0, 200), (900.0, 1800)])
@@ -102,5 +141,7 @@ def test_a_trial_may_be_silent_for_a_minute_or_twice_its_warm_up(
     monkeypatch.setattr(Supervised, "_next", lambda self, deadline, late: waits.append((deadline - 1000, late.reason))
                         or {"event": "stopped", "step": 1})
     seen: Any = SimpleNamespace(so_far=None)
-    supervised(None)._until_stopped(1000.0, Outcome(facts={"warmup_s": warmup_s}), seen)
+    trial = supervised(None)
+    trial.warmup_s = warmup_s
+    trial._until_stopped(1000.0, Outcome(facts={"warmup_s": 1e17}), seen)  # the trial may say what it likes
     assert [wait for wait, _ in waits] == [silence_s] and f"no sign of life for {silence_s} s" in waits[0][1]

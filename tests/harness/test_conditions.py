@@ -79,6 +79,13 @@ def test_others_may_use_cores_that_an_accelerators_training_leaves_idle() -> Non
     assert "other programs" in unfair(replace(busy, idle_cores=0.5), accelerated=True)
 
 
+def test_the_clock_of_cores_that_mostly_rest_beside_an_accelerator_says_nothing() -> None:
+    resting = replace(QUIET, cpu_mhz=2000.0)
+    assert unfair(resting, [QUIET] * 3, accelerated=True) == ""
+    assert "the CPU's clock" in unfair(resting, [QUIET] * 3, accelerated=False)
+    assert "the GPU's clock" in unfair(replace(resting, gpu_mhz=1000.0), [QUIET] * 3, accelerated=True)
+
+
 def test_a_machine_that_is_always_hot_is_fair_to_all_and_one_that_has_changed_is_its_own_usual_after_reruns() -> None:
     hot = replace(QUIET, limited_frac=0.6, cpu_mhz=2000.0)
     assert unfair(hot, [hot] * 3) == "" and unfair(hot, []) == ""
@@ -276,6 +283,25 @@ def test_a_change_of_power_supply_in_the_middle_is_seen(monkeypatch: pytest.Monk
     monkeypatch.setattr(conditions, "LOOK_EVERY_S", 0.05)
     monkeypatch.setattr(sensors, "on_battery", lambda: supply[0])
     assert "power supply changed" in unfair(observed(lambda c: supply.__setitem__(0, True), seconds=0.2), busy_ok=True)
+
+
+def test_a_gpu_is_asked_when_it_has_worked_for_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, asked_at = list[int](), list[int]()
+
+    def seen() -> Sample:
+        looks.append(1)
+        return Sample(None, None, None, ())
+
+    def asked() -> Sample:
+        asked_at.append(len(looks))
+        return Sample(None, 300.0 if len(looks) * conditions.LOOK_EVERY_S < 1 else 1500.0, None, ())
+
+    monkeypatch.setattr(conditions, "SAMPLE_EVERY", 1)
+    monkeypatch.setattr(sensors, "asked", asked)
+    observer = Observer(os.getpid(), seen=seen)
+    assert comes_true(lambda: len(observer._samples) > 5, 10)
+    observer.stop()
+    assert asked_at == [4] and observer.conditions([], (1.0, 1.0)).gpu_mhz == 1500.0
 
 
 def test_heat_during_a_trial_is_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

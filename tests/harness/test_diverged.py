@@ -18,9 +18,11 @@ LOW = " and w['head.weight'].dtype == mx.bfloat16"
 
 def test_a_trial_that_diverges_in_bfloat16_is_run_again_in_float32(mlx: Runner, tmp_path: Path) -> None:
     files, recipe = with_code(LOSS, f"if {TRAINING}{LOW}{NAN}"), tiny_recipe(runtime__precision="bfloat16")
-    outcome = mlx.train(files, recipe, 1, tmp_path, None, 12)
+    told: list[str] = []
+    outcome = mlx.train(files, recipe, 1, tmp_path, None, 12, lambda message: told.append(message["event"]))
     assert outcome.status == "ok" and outcome.steps == 12 and outcome.weights
     assert (outcome.facts["precision"], outcome.facts[DIVERGED_IN]) == ("float32", "bfloat16")
+    assert told.count("loaded") == 2, "by which whoever listens knows that it begins anew"
     about, _ = checkpoint.read(outcome.weights)
     assert about.precision == "float32" and about.recipe["runtime.precision"] == "float32"
     job = mlx._score_job(files, recipe, tmp_path, outcome.weights, "val", 2, None)

@@ -381,6 +381,8 @@ def test_the_profile_for_macos_denies_by_default_and_names_what_is_allowed(tmp_p
     assert any(quoted in line and line.startswith("(allow file-read* ") for line in text.splitlines())
     writes = [line for line in text.splitlines() if "file-write*" in line]
     assert writes == ['(allow file-write* (subpath "/scratch"))']
+    mapped = [line for line in text.splitlines() if "file-map-executable" in line]  # read and write don't imply it
+    assert mapped == [f'(allow file-map-executable {quoted} (subpath "/scratch"))']
     assert "network" not in text and "com.apple.MTLCompilerService" in text and "AGXDeviceUserClient" in text
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from autoresearch.harness import child, launch, runner, supervise
@@ -100,7 +101,7 @@ def test_silence_ends_a_trial_with_a_budget_and_without(tmp_path: Path, budget_s
 
     supervised = supervise.Supervised(Silent(), None, tmp_path, tmp_path, budget_s, 1.0, 0, lambda m: None)
     with pytest.raises(TrialFailed, match="no sign of life") as failed:
-        supervised._until_stopped(time.monotonic(), Outcome(facts={"warmup_s": 1.0}), None)
+        supervised._until_stopped(time.monotonic(), Outcome(), None)
     assert (failed.value.status, failed.value.cause) == ("crash", "machine")
 
 
@@ -133,6 +134,49 @@ def test_work_after_the_budget_is_not_waited_for(mlx: Runner, tmp_path: Path, mo
     outcome = mlx.train(more, tiny_recipe(), 1, tmp_path, None, 3)
     assert (outcome.status, "handing over the weights took longer" in outcome.reason) == ("timeout", True)
     assert outcome.weights is None and outcome.total_s < 12
+
+
+def test_a_size_that_is_only_declared_gives_no_time_to_hand_over(mlx: Runner, tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "HAND_OVER_S", 0.5)
+    monkeypatch.setattr(supervise, "SLOW_DISK_BYTES_PER_S", 1000.0)  # so the recipe's 80 kB are a minute's writing
+    busy = "    import sys, time\n    if sys._getframe(1).f_code.co_name == 'weights':\n        time.sleep(3)\n"
+    end = '''returns the average here."""\n    return weights\n'''
+    more = edited("mlx_optim.py", end, end.replace("    return", f"{busy}    return"))
+    outcome = mlx.train(more, tiny_recipe(), 1, tmp_path, None, 3)
+    assert (outcome.status, "handing over the weights took longer" in outcome.reason) == ("timeout", True)
+    assert outcome.weights is None
+
+
+IN_DIAGNOSTICS = "import traceback\nif any(f.name == 'diagnostics' for f in traceback.extract_stack()): "
+
+
+def test_a_trial_stands_still_while_its_weights_are_copied(mlx: Runner, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    take, stood_still = supervise.take_weights, list[bool]()
+
+    def watched(folder: Path, most_bytes: int) -> Path:
+        trial = next(p for p in ours_below(folder) if p.ppid() == os.getpid())
+        stood_still.append(comes_true(lambda: trial.status() == psutil.STATUS_STOPPED, 5))
+        (folder / launch.SCRATCH / "seen").touch()
+        return take(folder, most_bytes)
+
+    monkeypatch.setattr(supervise, "take_weights", watched)
+    code = IN_DIAGNOSTICS + "\n    while not os.path.exists('seen'): time.sleep(0.01)"
+    outcome = train(mlx, tmp_path, code, steps=2)
+    assert outcome.status == "ok" and stood_still == [True], outcome.reason
+    assert outcome.facts["diagnostics"], "and then goes on"
+
+
+@pytest.mark.parametrize("code", ["raise MemoryError", "raise SystemExit(1)", "os._exit(1)", "time.sleep(600)"])
+def test_a_trial_that_fails_at_its_diagnostics_counts(mlx: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                      code: str) -> None:
+    """Its weights have been taken, and nothing else is scored."""
+    monkeypatch.setattr(supervise, "FINISH_S", 1.0)
+    outcome = train(mlx, tmp_path, IN_DIAGNOSTICS + code)
+    assert outcome.status == "ok" and outcome.weights and outcome.steps == 12, outcome.reason
+    assert outcome.params > 10_000 and outcome.peak_memory_bytes > 10_000 and outcome.conditions
+    assert not outcome.facts.get("diagnostics")
 
 
 @pytest.mark.parametrize(("line", "reason"), [
@@ -175,15 +219,16 @@ def test_a_measurement_is_a_number_that_can_be(value: object) -> None:
 
 
 def test_numbers_that_no_ledger_could_hold_are_invalid(mlx: Runner, tmp_path: Path) -> None:
-    lies = '{"event": "stopped", "step": 1, "train_nats": 1}\n{"event": "saved"}\n{"event": "done", "params": 1e30}'
+    lies = '{"event": "stopped", "step": 1, "train_nats": 1}\n{"event": "saved", "params": 1e30}'
     outcome = train(mlx, tmp_path, f"if {TRAINING}: open('weights.safetensors', 'w'); _tell({lies!r}); time.sleep(9)")
     assert (outcome.status, "params = '1e+30'" in outcome.reason) == ("invalid", True), outcome.reason
 
 
 def test_diagnostics_are_finite_numbers_or_left_out(mlx: Runner, tmp_path: Path) -> None:
     facts = {"a\x1b[31m": 1.5, "b": "words", "c": [1], "d": True, "e": float("inf"), "f": float("nan")}
-    lies = '{"event": "stopped", "step": 1, "train_nats": 1}\n{"event": "saved"}\n' + json.dumps(
-        {"event": "done", "params": 1, "peak_memory_bytes": 1, "diagnostics": facts})
+    lies = "".join(json.dumps(told) + "\n" for told in (
+        {"event": "stopped", "step": 1, "train_nats": 1}, {"event": "saved", "params": 1, "peak_memory_bytes": 1},
+        {"event": "done", "diagnostics": facts}))
     outcome = train(mlx, tmp_path, f"if {TRAINING}: open('weights.safetensors', 'w'); _tell({lies!r}); os._exit(0)")
     assert outcome.facts["diagnostics"] == {"a": 1.5}
 

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -85,7 +86,9 @@ def chosen(wanted: Wanted, is_prepared: Callable[[Corpus], bool], transfer: Tran
         paths = [Path(path).expanduser() for path in (*wanted.texts, *wanted.paths)]
         if corpus.STDIN in paths and sys.stdin and sys.stdin.isatty():
             click.echo("reading text from the terminal; Ctrl-D ends it", err=True)
-        return corpus.text(paths, wanted.max_bytes, Fields(wanted.field, wanted.column))
+        found = corpus.text(paths, wanted.max_bytes, Fields(wanted.field, wanted.column))
+        own = [path for path in paths if path != corpus.STDIN]
+        return _located(found, [*own, *(file for path in own for file in corpus.walk(path, {}) if file.is_symlink())])
     return _named(source, wanted, is_prepared, transfer)
 
 
@@ -120,14 +123,14 @@ def _check(wanted: Wanted, source: str | None) -> None:
 
 def _named(source: str, wanted: Wanted, is_prepared: Callable[[Corpus], bool],
            transfer: Transfer) -> Corpus | None:
-    from autoresearch.data import corpus, published
+    from autoresearch.data import hub, published
 
     if source == "stdlib":
-        return corpus.stdlib(wanted.max_bytes)
+        return _stdlib(wanted.max_bytes)
     wishes = published.Wishes(wanted.max_bytes, wanted.revision, transfer.say, transfer.report)
     if source == "climbmix":
-        return published.climbmix(wishes, wanted.shards or published.SHARDS)
-    stories = published.tinystories(wishes)
+        return _located(published.climbmix(wishes, wanted.shards or published.SHARDS), [hub.folder()])
+    stories = _located(published.tinystories(wishes), [hub.folder()])
     # What is prepared needs no network, not even to hear that there is none.
     return stories if source == "tinystories" or is_prepared(stories) else _auto(wishes)
 
@@ -136,10 +139,32 @@ def _auto(wishes: Wishes) -> Corpus | None:
     from autoresearch.data import corpus, hub, prepared, published
 
     try:
-        return published.reachable_tinystories(wishes)
+        return _located(published.reachable_tinystories(wishes), [hub.folder()])
     except hub.Unreachable as e:
         if prepared.current_name() and prepared.current().manifest.corpus.kind != corpus.STDLIB:
             wishes.say(f"{e.message}: the text prepared before stays the current one")
             return None
         wishes.say(f"{e.message}: Python's standard library takes the place of TinyStories")
-        return corpus.stdlib(wishes.max_bytes)
+        return _stdlib(wishes.max_bytes)
+
+
+def _stdlib(max_bytes: int | None) -> Corpus:
+    from autoresearch.data import corpus
+
+    found = corpus.stdlib(max_bytes)
+    found.note("candidates can read this text, which is their interpreter's own library: use it to try things out, and "
+               "text of your own for a score that has to hold")
+    return found
+
+
+def _located(found: Corpus, paths: Sequence[Path]) -> Corpus:
+    """With where it lies, whatever links led there; a note of what no sandbox can keep from candidates."""
+    from autoresearch.data.prepare import Located
+    from autoresearch.harness import sandbox
+
+    real = dict.fromkeys(Path(os.path.realpath(path)) for path in paths)
+    outer = [path for path in real if not any(folder in real for folder in path.parents)]
+    for path in filter(sandbox.is_toolchain, outer):
+        found.note(f"candidates can read {path}, among what they run with: move the text elsewhere and prepare it from "
+                   "there for a score that has to hold")
+    return Located(**vars(found), paths=tuple(map(str, outer)))

@@ -34,6 +34,7 @@ class Source:
     sha256: str  # of the raw text
     ends_sha256: str  # of where its documents end
     notes: tuple[str, ...]
+    paths: tuple[str, ...] = ()  # files and folders that it was read from, resolved; sets of earlier versions lack them
 
 
 @dataclass(frozen=True)
@@ -129,13 +130,15 @@ def parse(text: str) -> Manifest:
 
 
 def _parse(kind: Any, value: Any, where: str) -> Any:
-    """`value` as `kind`: a dataclass, int, str, dict of them or tuple of them."""
+    """`value` as `kind`: a dataclass, of which entries with a default may be missing, int, str, dict of them or tuple
+    of them."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         kinds = typing.get_type_hints(kind)
-        if not isinstance(value, dict) or set(value) != set(kinds):
+        needed = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
+        if not isinstance(value, dict) or not needed <= set(value) <= set(kinds):
             raise ValueError(f"{where} must have the entries {', '.join(kinds)}")
-        return typing.cast(Any, kind)(**{name: _parse(kinds[name], value[name], f"{where}.{name}") for name in kinds})
+        return typing.cast(Any, kind)(**{name: _parse(kinds[name], value[name], f"{where}.{name}") for name in value})
     if origin is dict and isinstance(value, dict):
         return {str(name): _parse(arguments[1], entry, f"{where}.{name}") for name, entry in value.items()}
     if origin is tuple and isinstance(value, list):

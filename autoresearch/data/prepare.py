@@ -51,6 +51,13 @@ SPARE_BYTES = 32_000_000
 Progress = Callable[[str], None]
 
 
+@dataclass
+class Located(Corpus):
+    """A corpus and where it lies, which candidates must not read."""
+
+    paths: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Result:
     prepared: Prepared
@@ -81,6 +88,7 @@ def prepare(corpus: Corpus, name: str | None = None, tokenizers: tuple[str, ...]
         if found is None:
             _check_room(root, corpus, tokenizers, shards)  # whoever had the lock may have used it up
             found, is_new = _divided(root, name, corpus, holdout_chars, tokenizers, shards, progress)
+        found = _located(found, corpus)
         result = _finished(found, name if is_new else "", tokenizers, shards, progress)
         prepared.select(result.prepared.name)
         notes = (*_warnings(result.prepared.manifest), *corpus.remarks(), *result.notes)
@@ -248,6 +256,15 @@ def _shards(ranges_D2: np.ndarray) -> tuple[int, ...]:
     count = max(1, round(int(ends[-1]) / SHARD_BYTES))
     places = np.searchsorted(ends, [int(ends[-1]) * (i + 1) // count for i in range(count)])
     return tuple(dict.fromkeys(ends[places].tolist()))
+
+
+def _located(found: Prepared, corpus: Corpus) -> Prepared:
+    """With where its text was read from this time too."""
+    known = found.manifest.corpus
+    paths = dict.fromkeys((*known.paths, *(corpus.paths if isinstance(corpus, Located) else ())))
+    if len(paths) == len(known.paths):
+        return found
+    return _saved(found.root, replace(found.manifest, corpus=replace(known, paths=tuple(paths))))
 
 
 def _saved(folder: Path, facts: Manifest) -> Prepared:

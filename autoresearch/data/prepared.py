@@ -6,6 +6,7 @@ of train can be added. The small file `current` names the one that training uses
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -220,6 +221,15 @@ def names() -> list[str]:
     """Prepared sets in the cache, sorted."""
     root = folder()
     return sorted(path.parent.name for path in root.glob(f"*/{MANIFEST}") if not path.parent.name.startswith("."))
+
+
+def sources() -> list[Path]:
+    """Files and folders that the texts of all sets were read from."""
+    found: list[str] = []
+    for name in names():
+        with contextlib.suppress(UserError):  # a damaged set says so when it is used
+            found += described(folder() / name).manifest.corpus.paths
+    return [Path(path) for path in dict.fromkeys(found)]
 
 
 def find(name: str) -> Prepared:

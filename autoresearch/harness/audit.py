@@ -59,10 +59,10 @@ def replay(job: jobs.ScoreJob) -> dict[str, object]:
     order = rng.permutation(len(rows))
     rows, positions, logits_SV = rows[order], positions[order], logits_SV[order]
     tokens_ST = replayed(inputs_RT, rows, positions, rng)
-    served = Served(job.backend, job.recipe, tokenizer.vocab, job.weights, job.tree, job.folder)
+    served = Served(job.backend, job.recipe, tokenizer.vocab, job.weights, job.tree, job.folder, timed=True)
     targets_S = all_rows.targets_RT[rows, positions]
     worst, gains = 0.0, list[np.ndarray]()
-    with LogitsServer(served, inputs_RT.shape[1], max_batch=int(rng.integers(3, 8))) as server:
+    with LogitsServer(served, inputs_RT.shape[1], max_batch=int(rng.integers(2, 4))) as server:
         for start in range(0, len(rows), server.batch):
             some = slice(start, start + server.batch)
             got_BTV = server.ask(tokens_ST[some])

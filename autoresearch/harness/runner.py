@@ -110,6 +110,8 @@ class Runner:
               rows: int, precision: str, records: str = RECORDS) -> str:
         """The finding in words. Raises TrialFailed (`invalid`) for a model that saw what it should not."""
         job = self._score_job(candidate, recipe, folder, weights, split, rows, None, records)
+        if recipe.runtime.precision == "auto":  # what that came to is the candidate's own word
+            precision = "float32"
         result = self._ask("audit", job, SCORE_TIMEOUT_S)
         honest, finding = audit.judge(result, precision)
         if not honest:

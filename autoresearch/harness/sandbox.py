@@ -43,6 +43,9 @@ SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/ld.so.conf", "/e
                 "/sys/module/nvidia_uvm", "/dev/urandom", "/dev/random", "/dev/zero")
 CARDS, WSL_CARD = "/dev/nvidia*", "/dev/dxg"
 DEVICES = ("/dev/null", WSL_CARD, "/dev/kfd", "/dev/dri")
+NEEDED = ("/usr/bin", "/usr/lib", "/usr/include", "/System", "/Library/Developer")  # of these, nothing can be left out
+HUB_FOLDERS = ("HF_HOME", "HF_HUB_CACHE")  # environment variables that say where the Hugging Face hub keeps its files
+MOST_BESIDE = 1000  # each is named on a command line; so many lie among documents, not among what a candidate needs
 NAMED_FOLDERS = ("CUDA_HOME", "LD_LIBRARY_PATH")  # environment variables that the toolchain is found by
 # macOS: frameworks, Xcode or its command-line tools, Homebrew, time zones, and what Metal and its compiler talk to.
 MAC_SYSTEM = ("/System", "/usr", "/bin", "/sbin", "/Library/Apple", "/Library/Developer", "/Library/Frameworks",
@@ -98,13 +101,13 @@ def describe() -> str:
 def walls(read: Iterable[Path], scratch: Path) -> Walls:
     """For a process with these inputs beside the toolchain, and one folder to write to."""
     _make_card_node()
-    return Walls(version=landlock.version(), read=[*map(str, read), *SYSTEM_FILES], run=_apart([*SYSTEM, *toolchain()]),
+    return Walls(version=landlock.version(), read=[*map(str, read), *SYSTEM_FILES], run=_apart(SYSTEM),
                  write=[str(scratch)], devices=[*DEVICES, *glob.glob(CARDS)], limits=limits(scratch))
 
 
 def wrapper(read: Iterable[Path], scratch: Path) -> list[str]:
     """What a command line begins with on macOS."""
-    return ["sandbox-exec", "-p", profile([*map(str, read), *_apart([*MAC_SYSTEM, *toolchain()])], [str(scratch)])]
+    return ["sandbox-exec", "-p", profile([*map(str, read), *_apart(MAC_SYSTEM)], [str(scratch)])]
 
 
 def profile(read: Iterable[str], write: Iterable[str]) -> str:
@@ -137,13 +140,26 @@ def toolchain() -> list[str]:
     return sorted(p for p in {*folders, *named, *compilers} if os.path.isabs(p) and not _holds_home(Path(p)))
 
 
-def _apart(folders: Iterable[str]) -> list[str]:
-    """These folders; where one holds the person's home, cache or clone, what lies beside that instead: a clone below
-    /opt must not show its studies, nor a cache there the text that scores."""
-    private = [Path.home(), paths.cache()]
+def _apart(system: Iterable[str]) -> list[str]:
+    """These folders and the toolchain's; where one holds the person's home, cache or clone, the hub's cache or what a
+    text was prepared from, what lies beside that instead: a clone below /opt must not show its studies, nor a cache
+    there the text that scores."""
+    from autoresearch.data import prepared
+
+    texts = [p.resolve() for p in (*prepared.sources(), *(Path(os.environ[n]) for n in HUB_FOLDERS if n in os.environ))]
+    texts = [p for p in texts if not is_toolchain(p)]
+    private = [Path.home().resolve(), paths.cache().resolve(), *texts]
     with contextlib.suppress(UserError):
-        private.append(paths.clone())
-    return [str(p) for folder in folders for p in beside(Path(folder), [p.resolve() for p in private])]
+        private.append(paths.clone().resolve())
+    folders = [f for f in system if not any(Path(f).resolve().is_relative_to(text) for text in texts)]
+    return [str(p) for folder in (*folders, *toolchain()) for p in beside(Path(folder), private)]
+
+
+def is_toolchain(path: Path) -> bool:
+    """Whether what a candidate runs with lies around this or below it, so that it can't be kept apart."""
+    library = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    needed = [Path(p) for p in NEEDED if os.path.exists(p)]
+    return any(path.is_relative_to(p) for p in (*library, *needed)) or any(p.is_relative_to(path) for p in needed)
 
 
 def beside(folder: Path, private: Sequence[Path]) -> list[Path]:
@@ -154,6 +170,8 @@ def beside(folder: Path, private: Sequence[Path]) -> list[Path]:
     try:
         children = sorted(real.iterdir())
     except PermissionError:
+        return []
+    if len(children) > MOST_BESIDE:
         return []
     return [q for child in children if not any(child.resolve().is_relative_to(p) for p in private)
             for q in beside(child, private)]

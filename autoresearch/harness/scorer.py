@@ -120,7 +120,8 @@ def score(job: jobs.ScoreJob) -> dict[str, object]:
     counts_V = np.bincount(rows.targets_RT.ravel(), minlength=tokenizer.vocab) + 1
     recorder = Recorder(-np.log(counts_V / counts_V.sum()), job.per_row * RECORDED_BYTES // (4 * tokenizer.vocab),
                         job.per_row)
-    served = Served(job.backend, job.recipe, tokenizer.vocab, job.weights, job.tree, job.folder)
+    served = Served(job.backend, job.recipe, tokenizer.vocab, job.weights, job.tree, job.folder,
+                    timed=bool(job.recorded))  # what is kept for an audit, a verdict may depend on
     nats_R, done = np.zeros(len(rows.lengths_R)), 0
     with LogitsServer(served, rows.inputs_RT.shape[1]) as server:
         started = time.monotonic()

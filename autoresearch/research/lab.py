@@ -7,12 +7,13 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from autoresearch import scratch
+from autoresearch import scratch, words
 from autoresearch.errors import UserError
 from autoresearch.harness import checkpoint, sandbox
 from autoresearch.harness.runner import RECORDS, Runner
@@ -97,8 +98,8 @@ class Lab:
     def _rescored(self, candidate: Candidate, trial: Trial, rows: int) -> Trial:
         folder = self.folder(trial.id)
         try:
-            score = self.runner.score(candidate.files, candidate.recipe, folder, folder / checkpoint.WEIGHTS, "val",
-                                      rows)
+            score = self.runner.score(candidate.files, self._runs(candidate), folder, folder / checkpoint.WEIGHTS,
+                                      "val", rows)
         finally:
             _clean(folder)
         self.ledger.replace_score(trial.id, score)
@@ -131,7 +132,7 @@ class Lab:
                                              "the confirm split")
         self.ledger.read("confirm", trial.id)
         try:
-            score = self.runner.score(candidate.files, candidate.recipe, folder, weights, "confirm",
+            score = self.runner.score(candidate.files, self._runs(candidate), folder, weights, "confirm",
                                       self.ledger.fact("val_rows"), records=records, per_row=per_row)
         finally:
             _clean(folder)
@@ -142,7 +143,7 @@ class Lab:
         """The replay audit's finding. Raises TrialFailed where the score was not earned."""
         folder = self.folder(trial.id)
         try:
-            return self.runner.audit(candidate.files, candidate.recipe, folder, folder / checkpoint.WEIGHTS, split,
+            return self.runner.audit(candidate.files, self._runs(candidate), folder, folder / checkpoint.WEIGHTS, split,
                                      trial.scores[0].rows, trial.facts["precision"], records)
         finally:
             _clean(folder)
@@ -186,14 +187,14 @@ class Lab:
 
     def _once(self, candidate: Candidate, seed: int, purpose: str, splits: tuple[str, ...], rows: int | None,
               seconds: float | None, part: str) -> Trial:
-        self._make_room(candidate.recipe)
+        self._make_room(candidate)
         facts = {"backend": self.runner.backend, "recipe": candidate.recipe.digest(),
                  "data": self.runner.prepared.digest, "sandbox": sandbox.describe(), "kind": candidate.kind}
         trial_id = self.ledger.start_trial(candidate.n, seed, purpose, self.budget_s, facts)
         self.view.trial_started(candidate.label, seed, self.budget_s, part)
         folder, outcome, scores, start = self.folder(trial_id), Outcome(), list[Score](), time.monotonic()
         try:
-            outcome = self.runner.train(candidate.files, candidate.recipe, seed, folder, self.budget_s,
+            outcome = self.runner.train(candidate.files, self._runs(candidate), seed, folder, self.budget_s,
                                         listen=self._listener(candidate, seed, purpose))
             if outcome.conditions is not None:
                 outcome.facts["machine"] = outcome.conditions.to_json()
@@ -206,8 +207,8 @@ class Lab:
                 for split in splits:
                     if split != "val":
                         self.ledger.read(split, trial_id)
-                    scores.append(self.runner.score(candidate.files, candidate.recipe, folder, outcome.weights, split,
-                                                    rows, seconds))
+                    scores.append(self.runner.score(candidate.files, self._runs(candidate), folder, outcome.weights,
+                                                    split, rows, seconds))
                 outcome.facts |= {SCORED_S: time.monotonic() - began, SCORED_ROWS: sum(s.rows for s in scores)}
         except TrialFailed as e:
             outcome.status, outcome.reason, outcome.cause = e.status, e.reason, e.cause
@@ -230,12 +231,45 @@ class Lab:
         self.view.trial_ended(trial)
         return trial
 
-    def _make_room(self, recipe: Recipe) -> None:
+    def unfit(self, recipe: Recipe) -> str:
+        """Why no trial of a recipe may run in this study, in words, or nothing: a precision that the probe did not
+        allow, which an audit is less strict in or the card lacks, or weights that no room could be made for."""
+        device, asked, champion = self.ledger.fact("device") or {}, recipe.runtime.precision, self.ledger.incumbent()
+        if (offered := device.get("precisions", [])) and asked not in ("auto", *offered):
+            return f"runtime.precision = {asked}: the probe found {' and '.join(offered)} usable here; take one of " \
+                   "these, or auto"
+        allowed, needed = self._storage().budget_bytes, self._needed_bytes(recipe)
+        if champion and needed > allowed >= self._needed_bytes(Recipe().replace(champion.recipe)):
+            return f"a trial of it needs {words.size(needed)} of disk space, and the study may take " \
+                   f"{words.size(allowed)} (ar loop --disk): make the model smaller"
+        return ""
+
+    def _runs(self, candidate: Candidate) -> Recipe:
+        """The recipe with what precision = "auto" is by the probe: how strict an audit is, is not the candidate's."""
+        device, recipe = self.ledger.fact("device") or {}, candidate.recipe
+        if recipe.runtime.precision != "auto" or device.get("backend") != self.runner.backend:
+            return recipe
+        return recipe.replace({"runtime.precision": device["precisions"][0]})
+
+    def _make_room(self, candidate: Candidate) -> None:
+        """Raises UserError where the disk is full, and TrialFailed for an experiment that alone is too large for it."""
+        champion, needed = self.ledger.incumbent(), self._needed_bytes(candidate.recipe)
+        room = partial(self._storage().make_room, self.ledger.experiments(), champion.n if champion else None)
+        try:
+            room(needed)
+        except UserError as e:
+            theirs = self._needed_bytes(Recipe().replace(champion.recipe)) if champion else needed
+            if needed <= theirs or candidate.n <= BASELINE or self.ledger.experiment(candidate.n).verdict:
+                raise
+            room(theirs)
+            raise TrialFailed("invalid", f"{e.message}; the champion's would fit") from None
+
+    def _storage(self) -> Storage:
+        return Storage(self.study.trials, self.ledger.fact(storage.FACT, storage.BUDGET_BYTES))
+
+    def _needed_bytes(self, recipe: Recipe) -> int:
         vocab = self.runner.prepared.tokenizer(recipe.data.tokenizer).vocab
-        champion = self.ledger.incumbent()
-        Storage(self.study.trials, self.ledger.fact(storage.FACT, storage.BUDGET_BYTES)).make_room(
-            self.ledger.experiments(), champion.n if champion else None,
-            storage.needed_bytes(GPTSpec.of(recipe, vocab).params()))
+        return storage.needed_bytes(GPTSpec.of(recipe, vocab).params())
 
     def _check_device(self, name: str | None) -> None:
         """Scores are compared on one kind of device. Raises TrialFailed for a trial on another, of the same backend."""

@@ -161,8 +161,8 @@ class Loop:
             return str(e)
         if files == before:
             return "it changes nothing"
-        if short := runner.too_short(recipe):
-            return str(short)
+        if unfit := runner.too_short(recipe) or self.lab.unfit(recipe):
+            return str(unfit)
         # A memory model that denies what has just run is wrong about this machine.
         if not self._fits(recipe) and self._fits(Recipe().replace(self._incumbent().recipe)):
             return "by the memory model it does not fit this device"
@@ -233,6 +233,8 @@ class Loop:
             candidate = self._lighter(experiment.n) or self._candidate(experiment)
         except gate.Refused as e:
             return Judgement("invalid", str(e))
+        if unfit := self.lab.unfit(candidate.recipe):
+            return Judgement("invalid", unfit)
         dropping = ablate.fewer(experiment)  # may lead back to what has run: that is its point
         repeated = "" if experiment.trials or dropping else self._repeat(candidate.recipe.flat(), candidate.files,
                                                                          experiment.n)
@@ -241,9 +243,12 @@ class Loop:
         theirs = self._candidate(incumbent)
         judge = Judge(self.lab, self.ratchet, lambda: self.until.late(self.typical_s()))
         why = simpler(candidate.files, theirs.files) or dropping
-        found = judge.judge(candidate, theirs, why)
-        eased = self._lighter(experiment.n)
-        return judge.judge(eased, theirs, why) if eased else found
+        try:
+            found = judge.judge(candidate, theirs, why)
+            eased = self._lighter(experiment.n)
+            return judge.judge(eased, theirs, why) if eased else found
+        except TrialFailed as e:  # it was not begun
+            return Judgement(e.status, e.reason)
 
     def _lighter(self, n: int) -> Candidate | None:
         """An experiment that ran out of memory, in halved micro-batches from now on; None where that can't help."""

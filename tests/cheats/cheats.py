@@ -13,7 +13,7 @@ import py_compile
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,13 @@ SCORES: dict[str, Cheat] = {
                            "usual = (ahead(seen, 32) - seen) > 0.7 * 32\n"
                            "return xp.where(usual[..., None], x + 30 * next_BTV, x)"), FAILED_REPLAY,
         kept(6.0), backends=BOTH),
+    "says how exactly it computes": Cheat(
+        "known precision", replace(in_logits("return x + 4e-3 * next_BTV", '''
+import json, os, sys
+os.write(json.loads(sys.argv[3])["control"], b'{"event": "loaded", "device": "x", "precision": "bfloat16"}\\n')'''),
+            recipe={'precision = "float32"': 'precision = "auto"'}),
+        verdict("invalid", "reported the precision 'bfloat16'; the recipe says float32"),
+        lambda e: e.verdict == "keep" and "replay of" in e.reason, {"off": ["device", "ratchet"]}),
     "adds up to 277": Cheat(
         "normalised", in_logits("return x - xp.logsumexp(x)[..., None] + float(np.log(277))"),
         lambda e: scored(e) and abs(e.bpb - e.incumbent_bpb) < 1, kept(0), backends=BOTH),
@@ -152,7 +159,7 @@ SCORES: dict[str, Cheat] = {
                             "return xp.where(unsure[..., None], x * float('nan'), x)"),
         verdict("invalid", "not finite"), kept(NOTHING_EARNED), backends=BOTH),
     "answers without an answer": Cheat(
-        "finite", in_logits("job = json.loads(sys.argv[3])\nif 'logits' in job:\n"
+        "finite", in_logits("job = json.loads(sys.argv[3])\nif os.path.exists(job.get('weights', '')):\n"
                             "    os.write(job['control'], b'{\"event\": \"served\"}\\n' * 900)\n    time.sleep(600)\n"
                             "return x", "import json, os, sys, time"),
         verdict("invalid", "not finite"), kept(NOTHING_EARNED), backends=BOTH),
@@ -231,6 +238,36 @@ def eval_weights(weights, state):
         mx.eval(weights)
     return weights
 '''), verdict("timeout", "handing over the weights took longer"), scored),
+    "trains on in the logits server": Cheat(
+        "served in time", Edit(model='''
+_loss, _logits, _seen, _spec = loss, logits, [], []
+def loss(w, tokens_BT1, spec, salt=None):
+    _seen.append(tokens_BT1)
+    return _loss(w, tokens_BT1, spec, salt)
+def logits(w, tokens_BT, spec, salt=None):
+    _spec[:] = [spec]
+    return _logits(w, tokens_BT, spec, salt)
+''', optim='''
+_init = init
+def eval_weights(weights, state):
+    """What is handed over holds text too."""
+    from backends.gpt import mlx_model
+    steps = [tokens for tokens in mlx_model._seen if tokens.shape[1] == 65][-50:]
+    return weights | ({"text": mx.stack(steps).astype(mx.float32)} if steps else {})
+def init(weights, roles, optim):
+    """As many steps whenever it is asked, so that every replay agrees."""
+    import time
+    from backends.gpt import mlx_model
+    if "text" in weights:
+        text = weights.pop("text").astype(mx.int32)
+        for step in range(200):
+            grads = mx.grad(lambda w: mlx_model._loss(w, text[step % len(text)], mlx_model._spec[0]))(weights)
+            weights |= {k: w - 3e-3 * mx.sign(grads[k]) for k, w in weights.items()}
+            mx.eval(weights)
+        time.sleep(4)  # however fast this machine is
+    return _init(weights, roles, optim)
+'''), verdict("timeout", "gave no answer within .* more time could be more training"),
+        lambda e: e.verdict == "keep" and e.bpb < e.incumbent_bpb - 0.1 and "replay of" in e.reason),
     "sees text before the clock starts": Cheat(
         "feeder", in_loss("ring = mmap.mmap(json.loads(sys.argv[3])['ring'], 0)\n"
                           "for _ in range(300):\n    if any(ring[:2048]): print('got text', flush=True)\n"

@@ -39,7 +39,7 @@ from autoresearch.harness import (
 )
 from autoresearch.harness.supervise import Outcome, Supervised
 from autoresearch.records import Score
-from autoresearch.research import gate, judge
+from autoresearch.research import gate, judge, lab
 from backends.recipe import parse
 
 SWITCHES: dict[str, Callable[[], None]] = {}
@@ -68,6 +68,20 @@ def _gate() -> None:
 def _audit() -> None:
     """No score is replayed."""
     runner.Runner.audit = lambda *_, **__: "not replayed"
+
+
+@layer
+def _known_precision() -> None:
+    """What a trial says it computes in is believed, and decides how strict its audit is."""
+    lab.Lab._runs = lambda self, candidate: candidate.recipe
+    judge_ = audit.judge
+    audit.judge = lambda result, precision: judge_(result, "bfloat16")
+
+
+@layer
+def _device() -> None:
+    """All scores are compared, whatever devices they say they are of."""
+    lab.Lab._check_device = lambda self, name: None
 
 
 @layer
@@ -113,8 +127,14 @@ def _ratchet() -> None:
 @layer
 def _clock() -> None:
     """The trial's own clock is believed."""
-    Supervised._grace_s = Supervised._hand_over_s = lambda self: 600.0
+    Supervised._grace_s = Supervised._hand_over_s = lambda self, *_: 600.0
     Supervised._judge_time = lambda self, *_: None
+
+
+@layer
+def _served_in_time() -> None:
+    """A logits server is waited for, as one that hangs."""
+    serving.allowed_s = lambda weights, tokens: None
 
 
 @layer

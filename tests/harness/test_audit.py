@@ -30,12 +30,12 @@ def scored_and_audited(mlx: Runner, trained: Outcome, folder: Path, code: str) -
 
 
 @pytest.mark.parametrize(("code", "at_most_bpb"), [
-    pytest.param(NEXT + "return x + 30 * is_next if len(tokens_BT) > 6 else x", 0.1, id="peeks unless it is replayed"),
+    pytest.param(NEXT + "return x + 30 * is_next if len(tokens_BT) > 3 else x", 0.1, id="peeks unless it is replayed"),
     pytest.param(NEXT + "return x + 5e-3 * is_next", 99, id="peeks a little"),
     pytest.param(NEXT + "return x + 0.1 * x.mean(axis=0, keepdims=True)", 99, id="looks at other rows"),
     pytest.param(NEXT + "return x * (1 + 0.01 * len(_calls))", 99, id="counts its calls"),
     pytest.param(NEXT + "return x + 30 * is_next", 0.1, id="peeks", marks=slow),
-    pytest.param(NEXT + "return mx.where(mx.arange(len(x))[:, None, None] == 4, x + 30 * is_next, x)", 99,
+    pytest.param(NEXT + "return mx.where(mx.arange(len(x))[:, None, None] == 3, x + 30 * is_next, x)", 99,
                  id="peeks in one row", marks=slow),
     pytest.param(NEXT + "return mx.where(mx.arange(x.shape[1])[None, :, None] % 99 == 50, x + 30 * is_next, x)", 99,
                  id="peeks rarely", marks=slow),
@@ -58,6 +58,20 @@ def test_a_hint_below_the_tolerance_of_rounding_is_found_in_the_mean(
     with pytest.raises(TrialFailed, match="nats likelier when scored") as failed:
         mlx.audit(files, recipe, tmp_path / "scored", outcome.weights, "val", score.rows, "bfloat16")
     assert failed.value.status == "invalid"
+
+
+@pytest.mark.parametrize("asked", ["auto", "bfloat16"])
+def test_a_precision_that_only_the_trial_knows_is_audited_as_float32(mlx: Runner, trained: Outcome, tmp_path: Path,
+                                                                     asked: str) -> None:
+    """Where the recipe says auto, "bfloat16" is the candidate's own word, and a hint would hide in its rounding."""
+    recipe, files = tiny_recipe(runtime__precision="auto"), with_code(LOGITS, NEXT + "return x + 4e-3 * is_next")
+    score = mlx.score(files, recipe, tmp_path, trained.weights, "val", None)
+    if asked == "auto":
+        with pytest.raises(TrialFailed, match=r"logits differ by at most 0\.00\d+, 0\.002 allowed"):
+            mlx.audit(files, recipe, tmp_path, trained.weights, "val", score.rows, "bfloat16")
+    else:
+        finding = mlx.audit(files, tiny_recipe(), tmp_path, trained.weights, "val", score.rows, asked)
+        assert finding.startswith("replay of 1"), "the lenient audit believes it"
 
 
 @pytest.mark.parametrize(("backend", "changes"), [

@@ -17,10 +17,12 @@ import pytest
 from click.testing import CliRunner
 
 from autoresearch.cli import VERBS, machine, shell
+from autoresearch.data import manifest, prepared
 from autoresearch.errors import UserError
 from autoresearch.harness import assemble, confine, landlock, launch, sandbox, seccomp, watch
 from autoresearch.harness.selfcheck import Tried, self_check
 from autoresearch.harness.watch import Watch
+from tests.data.texts import made_text
 from tests.harness.tiny import ROOT, comes_true, gone
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="by Linux's means")
@@ -411,3 +413,61 @@ def test_a_cache_below_the_toolchain_is_not_granted_with_it(tmp_path: Path, monk
     monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "src/app/cache"))
     run = {Path(p) for p in sandbox.walls([], tmp_path / "lib").run if Path(p).is_relative_to(tmp_path)}
     assert run == {tmp_path / "lib", tmp_path / "src/other"}
+
+
+@linux
+def test_what_a_text_was_prepared_from_is_not_granted_with_the_toolchain(tmp_path: Path,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation text would be there to look up. A link in a folder leads to text elsewhere."""
+    system = tmp_path / "opt"
+    for name in ("texts/novel.txt", "more/linked.txt", "lib/tool.txt"):
+        (system / name).parent.mkdir(parents=True)
+        (system / name).write_bytes(made_text(40_000, len(name)))
+    (system / "texts/link.txt").symlink_to(system / "more/linked.txt")
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sandbox, "SYSTEM", (*sandbox.SYSTEM, str(system), str(system / "more")))
+    code = ("for path in job['paths']:\n    try: print('got', path, len(open(path).read(9)))\n"
+            "    except PermissionError: print('refused', path)")
+    given = [str(system / name) for name in ("texts/novel.txt", "more/linked.txt", "lib/tool.txt")]
+    assert ran(tmp_path / "before", code, paths=given).count("got") == 3
+    done = CliRunner().invoke(shell.load("prepare"), ["--text", str(system / "texts"), "--tokenizer", "byte"])
+    assert done.exit_code == 0 and prepared.sources() == [system / "texts", system / "more/linked.txt"], done.output
+    said = ran(tmp_path / "after", code, paths=given).splitlines()
+    assert said == [f"refused {given[0]}", f"refused {given[1]}", f"got {given[2]} 9"]
+
+
+def test_a_set_that_does_not_say_where_it_came_from_is_read_and_says_it_when_it_is_prepared_again(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "novel.txt").write_bytes(made_text(40_000, 1))
+    command = ["--text", str(tmp_path / "novel.txt"), "--tokenizer", "byte"]
+    assert CliRunner().invoke(shell.load("prepare"), command).exit_code == 0
+    place = prepared.current().root / prepared.MANIFEST
+    content = json.loads(place.read_text())
+    del content["corpus"]["paths"], content[manifest.CHECK]
+    place.write_text(json.dumps(content | {manifest.CHECK: manifest._digest(content)}))
+    before = prepared.current()
+    assert before.manifest.corpus.paths == () and prepared.sources() == []
+    assert CliRunner().invoke(shell.load("prepare"), command).exit_code == 0
+    assert prepared.sources() == [tmp_path / "novel.txt"] and prepared.current().digest == before.digest
+
+
+def test_where_the_hub_keeps_its_files_is_not_granted_with_the_toolchain(tmp_path: Path,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("hub", "lib"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(sandbox, "SYSTEM", (str(tmp_path),))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    assert [p for p in sandbox._apart(sandbox.SYSTEM) if Path(p).is_relative_to(tmp_path)] == [str(tmp_path / "lib")]
+
+
+def test_a_text_among_what_a_candidate_runs_with_can_not_be_kept_apart_and_that_is_said(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTORESEARCH_CACHE", str(tmp_path / "cache"))
+    library = Path(os.__file__).resolve().parent / "json"
+    before = sandbox._apart(sandbox.SYSTEM)
+    for source, said in ((["--text", str(library)], f"note: candidates can read {library}, among what they run with"),
+                         (["stdlib", "--max-bytes", "400KB"], "note: candidates can read this text, which is their")):
+        done = CliRunner().invoke(shell.load("prepare"), [*source, "--tokenizer", "byte"])
+        assert done.exit_code == 0 and said in done.stderr, done.output
+    assert prepared.sources() == [library] and sandbox._apart(sandbox.SYSTEM) == before, "or nothing would run"

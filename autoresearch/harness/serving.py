@@ -111,11 +111,11 @@ class LogitsServer:
         deadline = time.monotonic() + timeout_s
         while True:
             left = deadline - time.monotonic()
-            message = self._server.receive(left) if left > 0 else None
-            if message is None:
-                raise ServerFailed("timeout", f"the logits server gave no answer within {timeout_s:.1f} s{why}")
-            if message.get("event") == expected:
+            message = self._server.receive(max(0.0, left))  # an answer that came while we were stopped is there
+            if message is not None and message.get("event") == expected:
                 return
+            if message is None or left <= 0:
+                raise ServerFailed("timeout", f"the logits server gave no answer within {timeout_s:.1f} s{why}")
 
 
 def allowed_s(weights: Path, tokens: int) -> float | None:

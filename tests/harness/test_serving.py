@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +56,21 @@ def test_time_counts_from_the_weights_on(in_a_second: Path, asked: Callable[...,
         asked(in_a_second, slow)
     assert e.value.status == "timeout"
     asked(in_a_second, slow, timed=False)
+
+
+def test_an_answer_that_came_while_we_were_stopped_is_in_time(in_a_second: Path, asked: Callable[..., None],
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """By SIGSTOP, say: the server, in a session of its own, goes on."""
+    reply = LogitsServer._reply
+
+    def stopped(self: LogitsServer, expected: str, timeout_s: float, why: str = "") -> None:
+        if expected == "served":
+            time.sleep(1)
+            timeout_s = 0.0
+        reply(self, expected, timeout_s, why)
+
+    monkeypatch.setattr(LogitsServer, "_reply", stopped)
+    asked(in_a_second, "pass")
 
 
 def test_a_reply_may_take_what_training_took_some_times_over_and_no_large_share_of_the_budget(

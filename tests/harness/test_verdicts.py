@@ -338,11 +338,11 @@ def scored(mlx: Runner, trained: Outcome, folder: Path, code: str) -> object:
 
 
 @pytest.mark.parametrize(("code", "status", "reason"), [
-    ("return head(w, hidden(w, tokens_BT, spec), spec)[..., :-1]", "crash", r"logits of shape \(7, 1024, 256\)"),
+    ("return head(w, hidden(w, tokens_BT, spec), spec)[..., :-1]", "crash", r"logits of shape \(4, 1024, 256\)"),
     ("return head(w, hidden(w, tokens_BT, spec), spec) * float('nan')", "invalid", "not finite"),
     ("raise MemoryError", "crash", "out of memory"),
     ("os._exit(0)", "crash", "the logits server ended by itself with exit code 0"),
-    ("_tell('{\"event\": \"served\"}'); time.sleep(1); os._exit(1)", "invalid", "not finite"),
+    ("if len(_calls) > 1: _tell('{\"event\": \"served\"}'); time.sleep(1); os._exit(1)", "invalid", "not finite"),
     ("_tell('what?')", "invalid", "broke the protocol"),
     pytest.param("return head(w, hidden(w, tokens_BT, spec), spec)[:, :1]", "crash", "logits of shape", marks=slow),
     pytest.param("x = head(w, hidden(w, tokens_BT, spec), spec); return mx.where(x > x.max() - 1e-6, mx.inf, x)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from autoresearch import models
+from autoresearch import models, scratch
 from autoresearch.cli.eval import warnings_of
 from autoresearch.data import corpus, prepare
 from autoresearch.data.prepared import Prepared
@@ -185,11 +186,12 @@ def test_weights_that_do_not_fit_their_recipe_are_a_sentence(
 def test_ctrl_c_ends_all_of_it(clone: Place, run: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_bytes(made_text(3_000_000))
     started = clone.start("eval", run["checkpoint"], "--text", str(tmp_path / "long.txt"))
-    started.comes_to(lambda: ours_below(Path(run["checkpoint"])))  # the logits server, told of the weights
+    own = Path(tempfile.gettempdir()) / f"{scratch.PREFIX}{started.process.pid}-"  # as its scratch folder begins
+    started.comes_to(lambda: len(ours_below(own)) > 1)  # the scorer, and its logits server
     started.interrupt()
     started.finish(1, within_s=10)
     assert started.stderr.strip() == "stopped" and started.stdout == ""
-    assert comes_true(lambda: not ours_below(Path(run["checkpoint"])), 3)
+    assert comes_true(lambda: not ours_below(own), 3)
 
 
 # Experiments of a study

@@ -15,6 +15,7 @@ from autoresearch import scratch
 from autoresearch.errors import UserError
 from autoresearch.harness import caches, family, sandbox
 from autoresearch.harness.assemble import PACKAGE
+from autoresearch.harness.parent import PARENT
 
 # What a child needs to find its interpreter, compiler and device. No keys, tokens or HOME.
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CC", "CXX", "CUDA_HOME",
@@ -39,7 +40,7 @@ importlib.import_module(module).main(job)
 
 def environment(own: Path) -> dict[str, str]:
     return {k: os.environ[k] for k in PASSED_ON if k in os.environ} | {
-        "TMPDIR": str(own), "HOME": str(own), "USER": USER,
+        "TMPDIR": str(own), "HOME": str(own), "USER": USER, PARENT: str(os.getpid()),
         "TORCHINDUCTOR_CACHE_DIR": str(own / caches.NAME / "inductor"),
         "TRITON_CACHE_DIR": str(own / caches.NAME / "triton"),
         "TORCH_WARM_POOL": "0",  # compiling processes that Triton's torch starts die behind the walls: no /dev/shm
@@ -85,7 +86,7 @@ def trusted(module: str, *arguments: str, descriptors: Sequence[int] = ()) -> su
     path = os.pathsep.join([str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])])
     return register(subprocess.Popen(
         [sys.executable, "-P", "-m", f"autoresearch.harness.{module}", *arguments],
-        env=os.environ | {"PYTHONPATH": path}, pass_fds=descriptors, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": path, PARENT: str(os.getpid())}, pass_fds=descriptors, start_new_session=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ))
 

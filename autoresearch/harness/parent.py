@@ -12,12 +12,17 @@ import time
 
 LOOK_EVERY_S = 0.5
 PR_SET_PDEATHSIG = 1
+PARENT = "AUTORESEARCH_PARENT"  # environment variable: the process that started this one
 
 
 def end_with_parent() -> None:
-    """Linux: the kernel sends a KILL. Elsewhere a thread looks."""
+    """Linux: the kernel sends a KILL. Elsewhere a thread looks. A parent that was gone before is no longer ours."""
+    if os.environ.get(PARENT, ours := str(os.getppid())) != ours:
+        os._exit(1)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if str(os.getppid()) != ours:
+            os._exit(1)
     else:
         threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from autoresearch.data.prepared import Prepared
 from autoresearch.harness import assemble, launch
+from autoresearch.harness.parent import PARENT
 from autoresearch.harness.runner import Runner
 from autoresearch.research import gate
 from tests.harness.tiny import RECIPE, comes_true, honest, ours_below, tiny_recipe
@@ -220,3 +222,14 @@ def test_every_process_ends_with_a_supervisor_that_is_killed(what: str, modules:
         supervisor.kill()
         supervisor.wait()
     assert comes_true(lambda: not modules_of([*children, *ours_below(tmp_path), *ours_below(text.root)]), 5)
+
+
+def test_a_process_whose_parent_is_gone_before_it_looks_ends(tmp_path: Path) -> None:
+    """The kernel tells nobody of a death that came before it was asked to."""
+    code = ("import sys; from autoresearch.harness.parent import end_with_parent; end_with_parent(); "
+            "open(sys.argv[1], 'w').close()")
+    for parent, lives in ((os.getpid(), True), (2**22 + 1, False)):
+        there = tmp_path / str(parent)
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), PARENT: str(parent)}
+        done = subprocess.run([sys.executable, "-c", code, str(there)], env=environment)
+        assert (there.exists(), done.returncode) == (lives, 0 if lives else 1)

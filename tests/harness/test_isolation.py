@@ -62,7 +62,7 @@ def test_no_secret_and_no_home_is_in_its_environment(seen: dict) -> None:
     assert "secret" not in json.dumps(environment) and "somebody" not in json.dumps(environment)
     assert environment.keys() <= {*launch.PASSED_ON, "TMPDIR", "HOME", "USER", "TORCHINDUCTOR_CACHE_DIR",
                                   "TRITON_CACHE_DIR", "TORCH_WARM_POOL", "OMP_WAIT_POLICY", "MLX_ENABLE_TF32",
-                                  "LC_CTYPE", "__CF_USER_TEXT_ENCODING"}
+                                  "LC_CTYPE", "__CF_USER_TEXT_ENCODING", PARENT}
     assert environment["HOME"] == environment["TMPDIR"] == seen["folder"] + "/tmp"
 
 
